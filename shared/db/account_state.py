@@ -1,0 +1,340 @@
+"""Load accounts with all that `lifecycle` decides on, and write back what it decided, as sets.
+
+Locks are taken in one order: operation, account, and under the account's lock everything that
+belongs to it; the counter of invoice numbers comes last. Batches lock accounts in id order or skip
+the locked ones, so no two workers wait for each other in a circle.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict
+from sqlalchemy import Row
+
+from shared.db import invoices
+from shared.db.bulk import delete_many, insert_many, update_many
+from shared.db.engine import Tx
+from shared.domain.account import Account, AccountState
+from shared.domain.credits import CreditGrant
+from shared.domain.invoice import Invoice
+from shared.domain.lifecycle import Transition, access_ends_at, advance, next_transition
+from shared.domain.plan import Rules
+from shared.domain.subscription import Period, Subscription
+from shared.errors import NotFound
+
+S = TypeVar("S", bound=Struct)
+
+SUBSCRIPTION_TYPES: Final = {
+    "id": "uuid",
+    "account_id": "uuid",
+    "plan_id": "uuid",
+    "assigned_by": "text",
+    "status": "text",
+    "price_minor": "bigint",
+    "currency": "text",
+    "interval": "text",
+    "interval_count": "integer",
+    "time_zone": "text",
+    "started_at": "timestamptz",
+    "phase": "integer",
+    "anchor_at": "timestamptz",
+    "period_index": "integer",
+    "current_period_starts_at": "timestamptz",
+    "current_period_ends_at": "timestamptz",
+    "renews_at": "timestamptz",
+    "credit_month_index": "integer",
+    "next_credit_at": "timestamptz",
+    "trial_ends_at": "timestamptz",
+    "activated_at": "timestamptz",
+    "grace_ends_at": "timestamptz",
+    "grace_extended": "boolean",
+    "cancel_at_period_end": "boolean",
+    "next_plan_id": "uuid",
+    "next_plan_assigned_by": "text",
+    "payment_method": "text",
+    "external_payment_id": "text",
+    "ended_at": "timestamptz",
+    "end_reason": "text",
+}
+PERIOD_TYPES: Final = {
+    "subscription_id": "uuid",
+    "account_id": "uuid",
+    "plan_id": "uuid",
+    "phase": "integer",
+    "period_index": "integer",
+    "starts_at": "timestamptz",
+    "ends_at": "timestamptz",
+    "previous_ends_at": "timestamptz",
+}
+PERIOD_KEY: Final = ("subscription_id", "starts_at")
+GRANT_TYPES: Final = {
+    "id": "uuid",
+    "account_id": "uuid",
+    "source": "text",
+    "amount": "bigint",
+    "remaining": "bigint",
+    "held": "bigint",
+    "priority": "smallint",
+    "effective_at": "timestamptz",
+    "expires_at": "timestamptz",
+    "subscription_id": "uuid",
+    "phase": "integer",
+    "credit_month_index": "integer",
+}
+GRANT_UPDATE_TYPES: Final = {"id": "uuid", "remaining": "bigint", "expires_at": "timestamptz"}
+TRANSACTION_TYPES: Final = {
+    "account_id": "uuid",
+    "seq": "bigint",
+    "grant_id": "uuid",
+    "kind": "text",
+    "amount": "bigint",
+    "balance_after": "bigint",
+    "idempotency_key": "text",
+    "line": "integer",
+    "effective_at": "timestamptz",
+    "source": "text",
+    "source_id": "uuid",
+    "reason": "text",
+}
+ACCOUNT_TYPES: Final = {
+    "id": "uuid",
+    "status": "text",
+    "status_reason": "text",
+    "payment_method": "text",
+    "external_payment_id": "text",
+    "balance_credits": "bigint",
+    "ledger_seq": "bigint",
+    "access_ends_at": "timestamptz",
+    "next_transition": "text",
+    "next_transition_at": "timestamptz",
+}
+
+
+class OpenedAccount(Struct, frozen=True):
+    """An account that is locked, loaded and brought up to its own instant."""
+
+    loaded: AccountState
+    state: AccountState
+    now: datetime
+
+
+class Change(Struct, frozen=True):
+    """A state as it was loaded, and as it was decided."""
+
+    loaded: AccountState
+    decided: AccountState
+
+
+def open_account(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> OpenedAccount:
+    """Lock one account and apply what was due at its instant: `now`, or its test clock's.
+
+    Raises NotFound. Write the outcome with `write`, or nothing has happened.
+    """
+    if not lock(tx, [account_id]):
+        raise NotFound("no such account")
+    now = now_for(tx, account_id, now)
+    (loaded,) = load(tx, [account_id], as_of=now)
+    return OpenedAccount(loaded, advance(loaded, rules, as_of=now), now)
+
+
+def now_for(tx: Tx, account_id: UUID, now: datetime) -> datetime:
+    """The instant in which the account lives. The database's `account_now` is the only place that knows."""
+    at: datetime = tx.scalar("SELECT account_now(%(id)s, %(now)s)", id=account_id, now=now)
+    return at
+
+
+def lock(tx: Tx, account_ids: Sequence[UUID]) -> list[UUID]:
+    """Lock these customers' accounts in id order; the ids that exist."""
+    rows = tx.rows(
+        """
+        SELECT id FROM accounts
+        WHERE id = ANY (%(ids)s) AND kind = 'customer' AND deleted_at IS NULL
+        ORDER BY id FOR NO KEY UPDATE
+        """,
+        ids=list(account_ids),
+    )
+    return [row.id for row in rows]
+
+
+def claim_due(tx: Tx, transition: Transition, *, as_of: datetime, limit: int) -> list[UUID]:
+    """Lock accounts on the wall clock whose next transition is of this kind and due, oldest first."""
+    rows = tx.rows(
+        """
+        SELECT id FROM accounts
+        WHERE next_transition = %(transition)s AND next_transition_at <= %(as_of)s
+          AND test_clock_id IS NULL AND parked_at IS NULL
+        ORDER BY next_transition_at, id
+        LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+        """,
+        transition=str(transition),
+        as_of=as_of,
+        limit=limit,
+    )
+    return [row.id for row in rows]
+
+
+def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[AccountState]:
+    """The states of accounts that are locked. Holds that expired by `as_of` are released on the way.
+
+    A hold never outlives a grant that it reserves from, so releasing it before the transitions that
+    lie between its expiry and `as_of` changes none of them.
+    """
+    ids = list(account_ids)
+    tx.execute("SELECT release_expired_holds(%(ids)s, %(as_of)s)", ids=ids, as_of=as_of)
+    accounts = tx.rows("SELECT * FROM accounts WHERE id = ANY (%(ids)s) ORDER BY id", ids=ids)
+    subscriptions = _by_account(
+        Subscription,
+        tx.rows("SELECT * FROM subscriptions WHERE account_id = ANY (%(ids)s) AND status <> 'ended'", ids=ids),
+    )
+    periods = _by_account(
+        Period,
+        tx.rows(
+            """
+            SELECT p.* FROM subscriptions s
+            JOIN subscription_periods p
+              ON p.subscription_id = s.id AND p.starts_at = s.current_period_starts_at
+            WHERE s.account_id = ANY (%(ids)s) AND s.status <> 'ended'
+            """,
+            ids=ids,
+        ),
+    )
+    relevant_invoices = _by_account(
+        Invoice,
+        tx.rows(
+            """
+            SELECT i.*, t.submitted_at AS transfer_pending_since FROM invoices i
+            LEFT JOIN bank_transfers t ON t.invoice_id = i.id AND t.status = 'pending'
+            LEFT JOIN subscriptions s ON s.id = i.subscription_id
+            WHERE i.account_id = ANY (%(ids)s)
+              AND (i.status = 'open' OR (
+                  i.status = 'paid' AND s.status <> 'ended' AND i.period_starts_at >= s.current_period_ends_at
+              ))
+            ORDER BY i.id
+            """,
+            ids=ids,
+        ),
+    )
+    grants = _by_account(
+        CreditGrant,
+        tx.rows(
+            "SELECT * FROM credit_grants WHERE account_id = ANY (%(ids)s) AND remaining > 0 ORDER BY id", ids=ids
+        ),
+    )
+    return [
+        AccountState(
+            account=_as(Account, account),
+            subscriptions=tuple(subscriptions[account.id]),
+            periods=tuple(periods[account.id]),
+            invoices=tuple(relevant_invoices[account.id]),
+            grants=tuple(grants[account.id]),
+        )
+        for account in accounts
+    ]
+
+
+def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
+    """Write the differences as one statement per table and verb, and what follows from each state."""
+    new_subscriptions, changed_subscriptions = _difference(changes, "subscriptions", ("id",))
+    update_many(tx, "subscriptions", SUBSCRIPTION_TYPES, changed_subscriptions, key=("id",))
+    insert_many(tx, "subscriptions", SUBSCRIPTION_TYPES, new_subscriptions)
+
+    new_periods, changed_periods = _difference(changes, "periods", PERIOD_KEY)
+    delete_many(tx, "subscription_periods", {key: PERIOD_TYPES[key] for key in PERIOD_KEY}, _withdrawn(changes))
+    update_many(tx, "subscription_periods", PERIOD_TYPES, changed_periods, key=PERIOD_KEY)
+    insert_many(tx, "subscription_periods", PERIOD_TYPES, new_periods)
+
+    new_grants, changed_grants = _difference(changes, "grants", ("id",))
+    update_many(tx, "credit_grants", GRANT_UPDATE_TYPES, changed_grants, key=("id",))
+    insert_many(tx, "credit_grants", GRANT_TYPES, new_grants)
+    transactions = [row for change in changes for row in change.decided.transactions]
+    insert_many(tx, "credit_transactions", TRANSACTION_TYPES, transactions)
+
+    update_many(tx, "accounts", ACCOUNT_TYPES, [_account_row(c.decided, rules) for c in changes], key=("id",))
+
+    new_invoices, changed_invoices = _difference(changes, "invoices", ("id",))
+    invoices.update(tx, changed_invoices)
+    invoices.number_and_insert(tx, new_invoices)
+
+
+def park(tx: Tx, account_id: UUID, *, at: datetime, reason: str) -> None:
+    """Take an account out of the beat jobs' sight until somebody has looked at it."""
+    tx.execute(
+        "UPDATE accounts SET parked_at = %(at)s, parked_reason = %(reason)s WHERE id = %(id)s",
+        id=account_id,
+        at=at,
+        reason=reason[:2_000],
+    )
+
+
+def unpark(tx: Tx, account_id: UUID) -> bool:
+    """Hand a parked account back to the beat jobs; False when it was not parked."""
+    return bool(
+        tx.execute(
+            "UPDATE accounts SET parked_at = NULL, parked_reason = NULL WHERE id = %(id)s AND parked_at IS NOT NULL",
+            id=account_id,
+        )
+    )
+
+
+class _AccountRow(Account, frozen=True, kw_only=True):
+    """An account as a row: with what follows from its state."""
+
+    access_ends_at: datetime | None
+    next_transition: Transition | None
+    next_transition_at: datetime | None
+
+
+def _account_row(state: AccountState, rules: Rules) -> _AccountRow:
+    due_at, transition = next_transition(state) or (None, None)
+    return _AccountRow(
+        **asdict(state.account),
+        access_ends_at=access_ends_at(state, rules),
+        next_transition=transition,
+        next_transition_at=due_at,
+    )
+
+
+def _difference(
+    changes: Sequence[Change], attribute: str, key: Sequence[str]
+) -> tuple[list[Any], list[Any]]:
+    """Rows that are new, and rows that were loaded and are different now."""
+    new, changed = [], []
+    for change in changes:
+        loaded: tuple[Any, ...] = getattr(change.loaded, attribute)
+        decided: tuple[Any, ...] = getattr(change.decided, attribute)
+        if decided is loaded:
+            continue
+        before = {tuple(getattr(row, name) for name in key): row for row in loaded}
+        for row in decided:
+            old = before.get(tuple(getattr(row, name) for name in key))
+            if old is None:
+                new.append(row)
+            elif old is not row:
+                changed.append(row)
+    return new, changed
+
+
+def _withdrawn(changes: Sequence[Change]) -> list[Period]:
+    """Periods that were loaded and turned out to have no length."""
+    gone = []
+    for change in changes:
+        if change.loaded.periods is not change.decided.periods:
+            kept = {(period.subscription_id, period.starts_at) for period in change.decided.periods}
+            gone += [p for p in change.loaded.periods if (p.subscription_id, p.starts_at) not in kept]
+    return gone
+
+
+def _by_account(kind: type[S], rows: Sequence[Row[Any]]) -> defaultdict[UUID, list[S]]:
+    grouped: defaultdict[UUID, list[S]] = defaultdict(list)
+    for row in rows:
+        grouped[row.account_id].append(_as(kind, row))
+    return grouped
+
+
+def _as(kind: type[S], row: Row[Any]) -> S:
+    return msgspec.convert(row, kind, from_attributes=True)

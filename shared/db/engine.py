@@ -1,0 +1,157 @@
+"""Connections and transactions. The database has the last word; here its refusals get their names.
+
+SQL in this package is written as SQL, in psycopg's style (`%(name)s`); docs/adr/0002 says why.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from psycopg import Error as PsycopgError
+from psycopg.types.json import Jsonb
+from sqlalchemy import Connection, Row, create_engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from shared import errors
+
+__all__ = ["Database", "Jsonb", "Tx", "is_transient", "with_retries"]
+
+T = TypeVar("T")
+
+# A constraint that a correct program can run into, and the refusal that it means. Any other one
+# that is violated is a defect and surfaces as such.
+REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
+    "user_email_unique": (errors.EmailTaken, "this address signs in to an account already"),
+    "admin_email_unique": (errors.EmailTaken, "an admin with this address exists"),
+    "payment_settles_once": (errors.PaymentAlreadyUsed, "this payment has settled an invoice before"),
+    "invoice_paid_once": (errors.InvoiceNotOpen, "the invoice is paid"),
+    "subscription_plan_assignable": (errors.PlanNotAssignable, "this plan may not be taken this way"),
+    "invoice_plan_assignable": (errors.PlanNotAssignable, "this plan may not be taken this way"),
+    "bank_transfer_one_pending_per_invoice": (
+        errors.TransferPending,
+        "a bank transfer for this invoice waits for a decision",
+    ),
+    "site_domain_unique_in_account": (errors.Conflict, "the account has a site with this domain"),
+}
+
+# Lost connections and the two ways in which PostgreSQL asks for another try.
+TRANSIENT_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"})
+
+
+class Tx:
+    """An open transaction. Whoever opened it commits; nothing below does."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def rows(self, sql: str, **params: Any) -> Sequence[Row[Any]]:
+        """All rows."""
+        return self.connection.exec_driver_sql(sql, params).fetchall()
+
+    def maybe(self, sql: str, **params: Any) -> Row[Any] | None:
+        """The only row, or None."""
+        return self.connection.exec_driver_sql(sql, params).one_or_none()
+
+    def one(self, sql: str, **params: Any) -> Row[Any]:
+        """The only row; anything else is a defect."""
+        return self.connection.exec_driver_sql(sql, params).one()
+
+    def scalar(self, sql: str, **params: Any) -> Any:
+        """The only column of the only row."""
+        return self.connection.exec_driver_sql(sql, params).scalar_one()
+
+    def execute(self, sql: str, **params: Any) -> int:
+        """How many rows were touched."""
+        return self.connection.exec_driver_sql(sql, params).rowcount
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What fails inside is undone; what was done before stays."""
+        with named_refusals(), self.connection.begin_nested():
+            yield
+
+
+class Database:
+    """A pool of connections to one database. Make one per process, after any fork."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 5,
+        application_name: str = "billing",
+        statement_timeout_ms: int = 30_000,
+        lock_timeout_ms: int = 10_000,
+    ) -> None:
+        options = (
+            f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms} "
+            "-c idle_in_transaction_session_timeout=60000"
+        )
+        self.url = url
+        self._engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            pool_recycle=1_800,
+            connect_args={"options": options, "application_name": application_name, "connect_timeout": 3},
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """Commit at the end, roll back on any exception. Named constraints raise their typed error."""
+        with named_refusals(), self._engine.begin() as connection:
+            yield Tx(connection)
+
+    def connect(self) -> Connection:
+        """A bare connection, for migrations' state and maintenance."""
+        return self._engine.connect()
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self._engine.dispose()
+
+
+@contextmanager
+def named_refusals() -> Iterator[None]:
+    """Turn the violation of a constraint named in REFUSALS into its typed error."""
+    try:
+        yield
+    except DBAPIError as error:
+        name = error.orig.diag.constraint_name if isinstance(error.orig, PsycopgError) else None
+        if name in REFUSALS:
+            refusal, detail = REFUSALS[name]
+            raise refusal(detail) from error
+        raise
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same work may well succeed in a moment."""
+    if not isinstance(error, DBAPIError):
+        return False
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return error.connection_invalidated or sqlstate in TRANSIENT_SQLSTATES or (
+        isinstance(error, OperationalError) and sqlstate is None
+    )
+
+
+def with_retries(work: Callable[[], T], *, attempts: int = 4) -> T:
+    """Run `work`, and again after a transient fault, with jittered pauses of at most two seconds.
+
+    `work` must open its own transaction. The last fault is raised as it is.
+    """
+    retrying = Retrying(
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=0.05, max=2),
+        retry=retry_if_exception(is_transient),
+        reraise=True,
+    )
+    return retrying(work)
+
+
+def jitter() -> float:
+    """A random number in [0, 1), for spreading what would otherwise happen at once."""
+    return random.random()  # noqa: S311 (spreads load, guards nothing)

@@ -1,0 +1,854 @@
+"""The life of an account: what is due next, what becomes of it, and what people may do to it.
+
+Every function takes an `AccountState` and returns the next one; nothing is read or written. A batch
+of a million renewals and one customer's payment go through the same functions. An account has one
+queue of transitions: `next_transition` names the earliest, `advance` applies them in the order in
+which they were due, each stamped with its own instant. An engine that slept for months therefore
+ends in the state of one that never did.
+
+Source: docs/rules.md, "Life of an account".
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from shared.domain.account import Account, AccountEvent, AccountState
+from shared.domain.account import next_status as next_account_status
+from shared.domain.calendar import Interval, boundary, period_containing
+from shared.domain.credits import (
+    LASTING_PRIORITY,
+    SEED_PRIORITY,
+    CreditGrant,
+    CreditTransaction,
+    GrantSource,
+    Source,
+    TransactionKind,
+    carried_over,
+    take,
+)
+from shared.domain.invoice import Invoice, InvoiceEvent, InvoicePurpose, InvoiceStatus, PaymentMethod
+from shared.domain.invoice import next_status as next_invoice_status
+from shared.domain.plan import Assigner, Plan, Rollover, Rules, TrialEnd
+from shared.domain.subscription import (
+    EndReason,
+    Period,
+    Subscription,
+    SubscriptionEvent,
+    SubscriptionStatus,
+)
+from shared.domain.subscription import next_status as next_subscription_status
+from shared.errors import (
+    Conflict,
+    InvoiceAlreadyOpen,
+    InvoiceNotOpen,
+    NoLiveSubscription,
+    PeriodAlreadyPaid,
+    PlanNotAssignable,
+    TransferPending,
+)
+
+
+class Transition(StrEnum):
+    """What can be scheduled. Of two that fall on one instant, the one declared first goes first."""
+
+    TRIAL_END = "trial_end"
+    CANCELLATION = "cancellation"
+    RENEWAL = "renewal"
+    GRACE_END = "grace_end"
+    GRANT_EXPIRY = "grant_expiry"
+    CREDIT_MONTH = "credit_month"
+
+
+# --- what is due ------------------------------------------------------------------------------
+
+
+def next_transition(state: AccountState) -> tuple[datetime, Transition] | None:
+    """The earliest scheduled transition, or None when nothing will happen by itself."""
+    due: tuple[datetime, Transition] | None = None
+    sub = state.live
+    if sub is not None:
+        due = _subscription_transition(sub)
+    expiring = min((g.expires_at for g in state.grants if g.remaining and g.expires_at), default=None)
+    if expiring is not None and (due is None or expiring < due[0]):
+        due = expiring, Transition.GRANT_EXPIRY
+    if (
+        sub is not None
+        and sub.status is not SubscriptionStatus.PAST_DUE
+        and (due is None or sub.next_credit_at < due[0])
+    ):
+        due = sub.next_credit_at, Transition.CREDIT_MONTH
+    return due
+
+
+def _subscription_transition(sub: Subscription) -> tuple[datetime, Transition]:
+    if sub.status is SubscriptionStatus.PAST_DUE and sub.grace_ends_at is not None:
+        return sub.grace_ends_at, Transition.GRACE_END
+    if sub.cancel_at_period_end:
+        return sub.current_period_ends_at, Transition.CANCELLATION
+    if sub.status is SubscriptionStatus.TRIALING:
+        return sub.current_period_ends_at, Transition.TRIAL_END
+    return sub.current_period_ends_at, Transition.RENEWAL
+
+
+def access_ends_at(state: AccountState, rules: Rules) -> datetime | None:
+    """When full access ends if nobody does anything; None when it does not, or has ended already.
+
+    The gate compares its clock with this instant, so access ends on time whatever the workers do.
+    """
+    sub = state.live
+    if sub is None:
+        return None
+    pending_since = _transfer_pending_since(state)
+    if sub.status is SubscriptionStatus.PAST_DUE:
+        deadline = sub.grace_ends_at
+        if deadline is None or sub.grace_extended or pending_since is None or pending_since >= deadline:
+            return deadline
+        return min(_add_days(deadline, rules.transfer_grace_days, sub), sub.current_period_ends_at)
+    if sub.cancel_at_period_end:
+        return sub.current_period_ends_at
+    if sub.status is SubscriptionStatus.TRIALING:
+        ends_at = sub.current_period_ends_at
+        if pending_since is not None and pending_since < ends_at:
+            return _add_days(ends_at, rules.transfer_grace_days, sub)
+        return None if _plan_after_trial(sub, rules) else ends_at
+    return _unpaid_renewal_lapses_at(state, sub, rules, pending_since)
+
+
+def _unpaid_renewal_lapses_at(
+    state: AccountState, sub: Subscription, rules: Rules, pending_since: datetime | None
+) -> datetime | None:
+    due_at = sub.current_period_ends_at
+    ahead = _renewal_invoice(state, due_at)
+    if ahead is not None and ahead.status is InvoiceStatus.PAID and ahead.period_ends_at is not None:
+        due_at = ahead.period_ends_at
+        terms = _renewal_terms(sub, rules, ahead)
+        if terms.plan.id == sub.plan_id:
+            ends_at = boundary(
+                sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 3, sub.time_zone
+            )
+        else:
+            ends_at = boundary(
+                ahead.period_starts_at or due_at,
+                terms.plan.interval,
+                terms.plan.interval_count,
+                2,
+                sub.time_zone,
+            )
+    else:
+        terms = _renewal_terms(sub, rules, ahead)
+        ends_at = terms.ends_at
+    if terms.price_minor == 0:
+        return None
+    deadline = min(_add_days(due_at, terms.plan.grace_days, sub), ends_at)
+    if pending_since is not None and pending_since < deadline:
+        return min(_add_days(deadline, rules.transfer_grace_days, sub), ends_at)
+    return deadline
+
+
+# --- time passes ------------------------------------------------------------------------------
+
+
+def advance(state: AccountState, rules: Rules, *, as_of: datetime, steps: int | None = None) -> AccountState:
+    """Apply every transition due at `as_of`, in order, each at the instant at which it was due.
+
+    steps: at most this many; the rest stays due and is taken up by the next call.
+    """
+    taken = 0
+    while steps is None or taken < steps:
+        due = next_transition(state)
+        if due is None or due[0] > as_of:
+            break
+        at, transition = due
+        state = _APPLY[transition](state, rules, at)
+        taken += 1
+    return state
+
+
+def _trial_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
+    sub = _live(state)
+    pending_since = _transfer_pending_since(state)
+    if pending_since is not None and pending_since < at and rules.transfer_grace_days:
+        # The money may be on its way: the trial's period runs on until the decision.
+        until = _add_days(at, rules.transfer_grace_days, sub)
+        state = _move_period_end(state, until)
+        return _set_subscription(
+            state,
+            SubscriptionEvent.DEFER,
+            grace_ends_at=until,
+            grace_extended=True,
+            current_period_ends_at=until,
+        )
+    after = _plan_after_trial(sub, rules)
+    if after is not None:
+        plan, assigned_by = after
+        return _open_phase(state, plan, assigned_by, price_minor=plan.price_minor, at=at)
+    return _end(state, EndReason.TRIAL_EXPIRED, at)
+
+
+def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
+    sub = _live(state)
+    invoice = _renewal_invoice(state, at)
+    terms = _renewal_terms(sub, rules, invoice)
+    if terms.plan.id == sub.plan_id:
+        index = sub.period_index + 1
+        state = _open_period(
+            state,
+            replace(
+                sub, period_index=index, current_period_starts_at=at, current_period_ends_at=terms.ends_at
+            ),
+        )
+    else:
+        state = _open_phase(state, terms.plan, terms.assigned_by, price_minor=terms.price_minor, at=at)
+    if terms.price_minor == 0 or (invoice is not None and invoice.status is InvoiceStatus.PAID):
+        return _set_subscription(state, SubscriptionEvent.ACTIVATE, grace_ends_at=None, grace_extended=False)
+    if invoice is None:
+        invoice = Invoice(
+            id=rules.new_id(),
+            account_id=sub.account_id,
+            purpose=InvoicePurpose.RENEWAL,
+            plan_id=terms.plan.id,
+            assigned_by=terms.assigned_by,
+            status=InvoiceStatus.OPEN,
+            amount_minor=terms.price_minor,
+            currency=terms.currency,
+            opened_at=at,
+            due_at=at,
+            subscription_id=sub.id,
+            period_starts_at=at,
+            period_ends_at=terms.ends_at,
+        )
+        state = replace(state, invoices=(*state.invoices, invoice))
+    # An unpaid period is never rolled: grace ends with the period at the latest.
+    grace_ends_at = min(_add_days(at, terms.plan.grace_days, sub), terms.ends_at)
+    return _set_subscription(
+        state, SubscriptionEvent.DEFER, grace_ends_at=grace_ends_at, grace_extended=False
+    )
+
+
+def _grace_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
+    sub = _live(state)
+    pending_since = _transfer_pending_since(state)
+    if pending_since is not None and pending_since < at and not sub.grace_extended:
+        until = min(_add_days(at, rules.transfer_grace_days, sub), sub.current_period_ends_at)
+        if until > at:
+            return _set_subscription(state, SubscriptionEvent.DEFER, grace_ends_at=until, grace_extended=True)
+    expired = sub.awaits_transfer_after_trial
+    return _end(state, EndReason.TRIAL_EXPIRED if expired else EndReason.PAYMENT_OVERDUE, at)
+
+
+def _cancellation(state: AccountState, _rules: Rules, at: datetime) -> AccountState:
+    return _end(state, EndReason.CANCELLED, at)
+
+
+def _grant_expiry(state: AccountState, rules: Rules, at: datetime) -> AccountState:
+    expiring = [g for g in state.grants if g.remaining and g.expires_at is not None and g.expires_at <= at]
+    kept: dict[UUID, int] = {}
+    kept_until = None
+    sub = state.live
+    if sub is not None:
+        plan = rules.plans[sub.plan_id]
+        if plan.credit_rollover is Rollover.CAP and plan.credit_rollover_cap:
+            seeds = [grant for grant in expiring if grant.source is GrantSource.SEED]
+            kept = carried_over(seeds, cap=plan.credit_rollover_cap)
+            kept_until = period_containing(sub.anchor_at, Interval.MONTH, 1, at, sub.time_zone)[2]
+    for grant in expiring:
+        carried = kept.get(grant.id, 0)
+        state = _set_grant(
+            state, replace(grant, remaining=carried, expires_at=kept_until if carried else grant.expires_at)
+        )
+        if grant.remaining > carried:
+            state = _post(
+                state,
+                grant_id=grant.id,
+                kind=TransactionKind.EXPIRE,
+                amount=carried - grant.remaining,
+                idempotency_key=f"expire:{grant.id.hex}:{at:%Y%m%dT%H%M%S}",
+                effective_at=at,
+                source=Source.GRANT,
+                source_id=grant.id,
+            )
+    return state
+
+
+def _credit_month(state: AccountState, rules: Rules, at: datetime) -> AccountState:
+    sub = _live(state)
+    plan = rules.plans[sub.plan_id]
+    index = sub.credit_month_index
+    ends_at = sub.credit_month_boundary(index + 1)
+    state = _replace_live(state, replace(sub, credit_month_index=index + 1, next_credit_at=ends_at))
+    expires_at = None if plan.credit_rollover is Rollover.ALL else ends_at
+    if sub.status is SubscriptionStatus.TRIALING and sub.trial_ends_at is not None:
+        expires_at = min(ends_at, sub.trial_ends_at)
+    if plan.credits_per_month == 0 or (expires_at is not None and expires_at <= at):
+        return state
+    grant = CreditGrant(
+        id=rules.new_id(),
+        account_id=sub.account_id,
+        source=GrantSource.SEED,
+        amount=plan.credits_per_month,
+        remaining=plan.credits_per_month,
+        held=0,
+        priority=SEED_PRIORITY,
+        effective_at=at,
+        expires_at=expires_at,
+        subscription_id=sub.id,
+        phase=sub.phase,
+        credit_month_index=index,
+    )
+    return _post(
+        replace(state, grants=(*state.grants, grant)),
+        grant_id=grant.id,
+        kind=TransactionKind.SEED,
+        amount=grant.amount,
+        idempotency_key=f"seed:{sub.id.hex}:{sub.phase}:{index}",
+        effective_at=at,
+        source=Source.SUBSCRIPTION,
+        source_id=sub.id,
+    )
+
+
+_APPLY: Final[dict[Transition, Callable[[AccountState, Rules, datetime], AccountState]]] = {
+    Transition.TRIAL_END: _trial_end,
+    Transition.CANCELLATION: _cancellation,
+    Transition.RENEWAL: _renewal,
+    Transition.GRACE_END: _grace_end,
+    Transition.GRANT_EXPIRY: _grant_expiry,
+    Transition.CREDIT_MONTH: _credit_month,
+}
+
+
+# --- people act -------------------------------------------------------------------------------
+# Each expects a state that was advanced to `at`, and returns one in which nothing is due at `at`.
+
+
+def sign_up(account: Account, rules: Rules, plan: Plan, *, at: datetime) -> AccountState:
+    """A new account on the plan that `signup_plan` chose: in its trial if it has one, else active."""
+    return advance(
+        _open_subscription(AccountState(account=account), rules, plan, Assigner.SIGNUP, at=at),
+        rules,
+        as_of=at,
+    )
+
+
+def choose_plan(
+    state: AccountState, rules: Rules, plan: Plan, *, method: PaymentMethod, at: datetime
+) -> tuple[AccountState, Invoice | None]:
+    """Checkout: the invoice that brings this plan, or None when it has no price and needs none.
+
+    Without a paid subscription it activates on payment; with one it is for the period that comes
+    next, and so is the change of plan. Asking again returns the open invoice.
+    Raises PlanNotAssignable, InvoiceAlreadyOpen, PeriodAlreadyPaid, TransferPending, Conflict.
+    """
+    if Assigner.CHECKOUT not in plan.assignable_by:
+        raise PlanNotAssignable(f"the plan {plan.slug} cannot be bought", plan=plan.slug)
+    sub = state.live
+    if plan.price_minor == 0:
+        return _choose_free_plan(state, rules, plan, at=at), None
+    if sub is None or sub.activated_at is None or sub.price_minor == 0:
+        return _open_invoice(state, rules, plan, InvoicePurpose.ACTIVATION, method, at=at)
+    if sub.status is SubscriptionStatus.PAST_DUE:
+        owed = _renewal_invoice(state, sub.current_period_starts_at)
+        raise InvoiceAlreadyOpen(
+            "the current period is not paid yet; pay its invoice first",
+            invoice_id=str(owed.id) if owed else None,
+        )
+    return _open_invoice(state, rules, plan, InvoicePurpose.RENEWAL, method, at=at)
+
+
+def settle(
+    state: AccountState,
+    rules: Rules,
+    *,
+    invoice_id: UUID,
+    method: PaymentMethod,
+    external_payment_id: str,
+    at: datetime,
+) -> AccountState:
+    """An invoice is paid: its period, the subscription, the account and the credits follow.
+
+    Raises InvoiceNotOpen.
+    """
+    invoice = open_invoice(state, invoice_id)
+    paid = replace(
+        invoice,
+        status=next_invoice_status(invoice.status, InvoiceEvent.SETTLE),
+        paid_at=at,
+        payment_method=method,
+        transfer_pending_since=None,
+    )
+    state = _set_invoice(state, paid)
+    paid_with: dict[str, Any] = {"payment_method": method, "external_payment_id": external_payment_id}
+    sub = state.live
+    if invoice.purpose is InvoicePurpose.ACTIVATION:
+        plan = rules.plans[invoice.plan_id]
+        if sub is None:
+            state = _open_subscription(
+                state, rules, plan, invoice.assigned_by, at=at, price_minor=invoice.amount_minor
+            )
+        else:
+            state = _open_phase(state, plan, invoice.assigned_by, price_minor=invoice.amount_minor, at=at)
+        state = _set_subscription(state, SubscriptionEvent.ACTIVATE, **paid_with)
+    elif sub is not None and invoice.period_starts_at == sub.current_period_starts_at:
+        state = _set_subscription(
+            state,
+            SubscriptionEvent.ACTIVATE,
+            grace_ends_at=None,
+            grace_extended=False,
+            next_credit_at=max(sub.next_credit_at, at),
+            **paid_with,
+        )
+    elif sub is not None:  # the period that comes next
+        other = invoice.plan_id != sub.plan_id
+        state = _replace_live(
+            state,
+            replace(
+                sub,
+                cancel_at_period_end=False,
+                next_plan_id=invoice.plan_id if other else None,
+                next_plan_assigned_by=invoice.assigned_by if other else None,
+                **paid_with,
+            ),
+        )
+    state = replace(state, account=replace(state.account, **paid_with))
+    return advance(state, rules, as_of=at)
+
+
+def transfer_submitted(state: AccountState, invoice_id: UUID, *, at: datetime) -> AccountState:
+    """A bank transfer for an open invoice waits for a decision. Raises InvoiceNotOpen, TransferPending."""
+    invoice = open_invoice(state, invoice_id)
+    if invoice.transfer_pending_since is not None:
+        raise TransferPending("a bank transfer for this invoice waits for a decision")
+    return _set_invoice(state, replace(invoice, transfer_pending_since=at))
+
+
+def transfer_rejected(state: AccountState, rules: Rules, invoice_id: UUID, *, at: datetime) -> AccountState:
+    """A bank transfer was rejected; time that was granted only for its sake is over."""
+    for invoice in state.invoices:
+        if invoice.id == invoice_id:
+            state = _set_invoice(state, replace(invoice, transfer_pending_since=None))
+    sub = state.live
+    if sub is not None and sub.grace_extended and _transfer_pending_since(state) is None:
+        state = _replace_live(state, replace(sub, grace_ends_at=at))
+    return advance(state, rules, as_of=at)
+
+
+def cancel(state: AccountState, *, at: datetime, at_period_end: bool) -> AccountState:
+    """End the subscription with its period, or now. Raises NoLiveSubscription."""
+    sub = state.live
+    if sub is None:
+        raise NoLiveSubscription("there is no live subscription to cancel")
+    if at_period_end and sub.status is not SubscriptionStatus.PAST_DUE:
+        return _replace_live(
+            state, replace(sub, cancel_at_period_end=True, next_plan_id=None, next_plan_assigned_by=None)
+        )
+    return _end(state, EndReason.CANCELLED, at)
+
+
+def assign_plan(
+    state: AccountState, rules: Rules, plan: Plan, *, at: datetime, at_period_end: bool
+) -> AccountState:
+    """An admin gives a plan, at once or when the period ends; what was owed is void.
+
+    Raises PlanNotAssignable.
+    """
+    if Assigner.ADMIN not in plan.assignable_by:
+        raise PlanNotAssignable(f"the plan {plan.slug} cannot be assigned", plan=plan.slug)
+    sub = state.live
+    if sub is not None and at_period_end:
+        return _replace_live(
+            state,
+            replace(
+                sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.ADMIN, cancel_at_period_end=False
+            ),
+        )
+    state = _void_invoices(state, {invoice.id for invoice in state.invoices}, at)
+    if sub is None:
+        state = _open_subscription(state, rules, plan, Assigner.ADMIN, at=at)
+    else:
+        state = _open_phase(state, plan, Assigner.ADMIN, price_minor=plan.price_minor, at=at)
+    return advance(state, rules, as_of=at)
+
+
+def adjust_credits(
+    state: AccountState,
+    rules: Rules,
+    amount: int,
+    *,
+    admin_id: UUID,
+    reason: str,
+    idempotency_key: str,
+    expires_at: datetime | None,
+    at: datetime,
+) -> AccountState:
+    """An admin gives (amount > 0) or takes (amount < 0) credits. Raises InsufficientCredits."""
+    posting: dict[str, Any] = {
+        "kind": TransactionKind.ADJUST,
+        "idempotency_key": idempotency_key,
+        "effective_at": at,
+        "source": Source.ADMIN,
+        "source_id": admin_id,
+        "reason": reason,
+    }
+    if amount > 0:
+        grant = CreditGrant(
+            id=rules.new_id(),
+            account_id=state.account.id,
+            source=GrantSource.ADJUST,
+            amount=amount,
+            remaining=amount,
+            held=0,
+            priority=LASTING_PRIORITY,
+            effective_at=at,
+            expires_at=expires_at,
+        )
+        return _post(
+            replace(state, grants=(*state.grants, grant)), grant_id=grant.id, amount=amount, **posting
+        )
+    for line, (grant, part) in enumerate(take(state.grants, -amount, at=at)):
+        state = _set_grant(state, replace(grant, remaining=grant.remaining - part))
+        state = _post(state, grant_id=grant.id, amount=-part, line=line, **posting)
+    return state
+
+
+def open_invoice(state: AccountState, invoice_id: UUID) -> Invoice:
+    """The open invoice of that id. Raises InvoiceNotOpen."""
+    for invoice in state.invoices:
+        if invoice.id == invoice_id and invoice.status is InvoiceStatus.OPEN:
+            return invoice
+    raise InvoiceNotOpen("the invoice is paid or void", invoice_id=str(invoice_id))
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+class _RenewalTerms(Struct, frozen=True):
+    """What the next period costs and how long it lasts."""
+
+    plan: Plan
+    assigned_by: Assigner
+    price_minor: int
+    currency: str
+    ends_at: datetime
+
+
+def _renewal_terms(sub: Subscription, rules: Rules, invoice: Invoice | None) -> _RenewalTerms:
+    """Terms of the period that follows the current one.
+
+    A renewal invoice that was opened ahead decides; then a scheduled change of plan; else the
+    subscription's own copy of its terms goes on.
+    """
+    starts_at = sub.current_period_ends_at
+    plan_id, assigned_by = sub.plan_id, sub.assigned_by
+    if invoice is not None:
+        plan_id, assigned_by = invoice.plan_id, invoice.assigned_by
+    elif sub.next_plan_id is not None and sub.next_plan_assigned_by is not None:
+        plan_id, assigned_by = sub.next_plan_id, sub.next_plan_assigned_by
+    plan = rules.plans[plan_id]
+    if plan_id == sub.plan_id:
+        ends_at = boundary(
+            sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 2, sub.time_zone
+        )
+        return _RenewalTerms(plan, assigned_by, sub.price_minor, sub.currency, ends_at)
+    ends_at = boundary(starts_at, plan.interval, plan.interval_count, 1, sub.time_zone)
+    price_minor = invoice.amount_minor if invoice is not None else plan.price_minor
+    return _RenewalTerms(plan, assigned_by, price_minor, plan.currency, ends_at)
+
+
+def _plan_after_trial(sub: Subscription, rules: Rules) -> tuple[Plan, Assigner] | None:
+    if sub.next_plan_id is not None and sub.next_plan_assigned_by is not None:
+        return rules.plans[sub.next_plan_id], sub.next_plan_assigned_by
+    if rules.plans[sub.plan_id].trial_end is TrialEnd.DOWNGRADE and rules.free_plan is not None:
+        return rules.free_plan, Assigner.SIGNUP
+    return None
+
+
+def _choose_free_plan(state: AccountState, rules: Rules, plan: Plan, *, at: datetime) -> AccountState:
+    sub = state.live
+    if sub is None:
+        return advance(_open_subscription(state, rules, plan, Assigner.CHECKOUT, at=at), rules, as_of=at)
+    if sub.plan_id == plan.id:
+        raise Conflict(f"the account is on the plan {plan.slug} already")
+    if _renewal_invoice(state, sub.current_period_ends_at) is not None:
+        raise PeriodAlreadyPaid("an invoice for the next period exists; the change can follow that period")
+    return _replace_live(
+        state,
+        replace(
+            sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.CHECKOUT, cancel_at_period_end=False
+        ),
+    )
+
+
+def _open_invoice(
+    state: AccountState,
+    rules: Rules,
+    plan: Plan,
+    purpose: InvoicePurpose,
+    method: PaymentMethod,
+    *,
+    at: datetime,
+) -> tuple[AccountState, Invoice]:
+    sub = state.live
+    starts_at = sub.current_period_ends_at if sub is not None and purpose is InvoicePurpose.RENEWAL else None
+    for other in state.invoices:
+        if (
+            other.purpose is not purpose
+            or other.period_starts_at != starts_at
+            or other.status is InvoiceStatus.VOID
+        ):
+            continue
+        if other.status is InvoiceStatus.PAID:
+            raise PeriodAlreadyPaid("the next period is paid", invoice_id=str(other.id))
+        if other.plan_id == plan.id:
+            same = replace(other, payment_method=method)
+            return _set_invoice(state, same), same
+        if other.transfer_pending_since is not None:
+            raise TransferPending(
+                "a bank transfer for another plan waits for a decision", invoice_id=str(other.id)
+            )
+        state = _void_invoices(state, {other.id}, at)
+    invoice = Invoice(
+        id=rules.new_id(),
+        account_id=state.account.id,
+        purpose=purpose,
+        plan_id=plan.id,
+        assigned_by=Assigner.CHECKOUT,
+        status=InvoiceStatus.OPEN,
+        amount_minor=plan.price_minor,
+        currency=plan.currency,
+        opened_at=at,
+        due_at=boundary(at, Interval.DAY, 1, rules.invoice_due_days, state.account.time_zone),
+        payment_method=method,
+    )
+    if sub is not None and starts_at is not None:
+        same_plan = plan.id == sub.plan_id
+        invoice = replace(
+            invoice,
+            amount_minor=sub.price_minor if same_plan else plan.price_minor,
+            due_at=starts_at,
+            subscription_id=sub.id,
+            period_starts_at=starts_at,
+            period_ends_at=(
+                boundary(sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 2, sub.time_zone)
+                if same_plan
+                else boundary(starts_at, plan.interval, plan.interval_count, 1, sub.time_zone)
+            ),
+        )
+    return replace(state, invoices=(*state.invoices, invoice)), invoice
+
+
+def _open_subscription(
+    state: AccountState,
+    rules: Rules,
+    plan: Plan,
+    assigned_by: Assigner,
+    *,
+    at: datetime,
+    price_minor: int | None = None,
+) -> AccountState:
+    """A new subscription that starts at `at`; in its trial if the plan has one."""
+    account = state.account
+    trial = plan.trial_days > 0
+    ends_at = (
+        boundary(at, Interval.DAY, plan.trial_days, 1, account.time_zone)
+        if trial
+        else boundary(at, plan.interval, plan.interval_count, 1, account.time_zone)
+    )
+    sub = Subscription(
+        id=rules.new_id(),
+        account_id=account.id,
+        plan_id=plan.id,
+        assigned_by=assigned_by,
+        status=SubscriptionStatus.TRIALING if trial else SubscriptionStatus.ACTIVE,
+        price_minor=plan.price_minor if price_minor is None else price_minor,
+        currency=plan.currency,
+        interval=plan.interval,
+        interval_count=plan.interval_count,
+        time_zone=account.time_zone,
+        started_at=at,
+        phase=0,
+        anchor_at=at,
+        period_index=0,
+        current_period_starts_at=at,
+        current_period_ends_at=ends_at,
+        credit_month_index=0,
+        next_credit_at=at,
+        trial_ends_at=ends_at if trial else None,
+        activated_at=None if trial else at,
+    )
+    state = _open_period(replace(state, subscriptions=(*state.subscriptions, sub)), sub)
+    return state if trial else _set_subscription(state, SubscriptionEvent.ACTIVATE)
+
+
+def _open_phase(
+    state: AccountState, plan: Plan, assigned_by: Assigner, *, price_minor: int, at: datetime
+) -> AccountState:
+    """Go on under another plan from `at`, which becomes the anchor; the running period closes there."""
+    state = _move_period_end(state, at)
+    sub = _live(state)
+    state = _open_period(
+        state,
+        replace(
+            sub,
+            plan_id=plan.id,
+            assigned_by=assigned_by,
+            price_minor=price_minor,
+            currency=plan.currency,
+            interval=plan.interval,
+            interval_count=plan.interval_count,
+            phase=sub.phase + 1,
+            anchor_at=at,
+            period_index=0,
+            current_period_starts_at=at,
+            current_period_ends_at=boundary(at, plan.interval, plan.interval_count, 1, sub.time_zone),
+            credit_month_index=0,
+            next_credit_at=at,
+            activated_at=sub.activated_at or at,
+            next_plan_id=None,
+            next_plan_assigned_by=None,
+            cancel_at_period_end=False,
+            grace_ends_at=None,
+            grace_extended=False,
+        ),
+    )
+    return _set_subscription(state, SubscriptionEvent.ACTIVATE)
+
+
+def _end(state: AccountState, reason: EndReason, at: datetime) -> AccountState:
+    """The subscription ends at `at`: its period is cut there and what it owed is void."""
+    sub = _live(state)
+    state = _move_period_end(state, at)
+    state = _void_invoices(state, {i.id for i in state.invoices if i.subscription_id == sub.id}, at)
+    ended = replace(
+        sub,
+        status=next_subscription_status(sub.status, SubscriptionEvent.END),
+        ended_at=at,
+        end_reason=reason,
+        current_period_ends_at=min(sub.current_period_ends_at, at),
+        grace_ends_at=None,
+        next_plan_id=None,
+        next_plan_assigned_by=None,
+    )
+    event = AccountEvent.CANCEL if reason is EndReason.CANCELLED else AccountEvent.SUSPEND
+    account = replace(
+        state.account, status=next_account_status(state.account.status, event), status_reason=str(reason)
+    )
+    return replace(_replace_live(state, ended), account=account)
+
+
+def _open_period(state: AccountState, sub: Subscription) -> AccountState:
+    """Write `sub` with its new current period, which starts where the last one ended."""
+    period = Period(
+        subscription_id=sub.id,
+        account_id=sub.account_id,
+        plan_id=sub.plan_id,
+        phase=sub.phase,
+        period_index=sub.period_index,
+        starts_at=sub.current_period_starts_at,
+        ends_at=sub.current_period_ends_at,
+        previous_ends_at=None
+        if sub.current_period_starts_at == sub.started_at
+        else sub.current_period_starts_at,
+    )
+    return replace(_replace_live(state, sub), periods=(*state.periods, period))
+
+
+def _move_period_end(state: AccountState, at: datetime) -> AccountState:
+    """The current period ends at `at`. One that would have no length was never granted."""
+    current = state.periods[-1]
+    if current.ends_at == at:
+        return state
+    kept = (replace(current, ends_at=at),) if current.starts_at < at else ()
+    return replace(state, periods=(*state.periods[:-1], *kept))
+
+
+def _set_subscription(state: AccountState, event: SubscriptionEvent, **changes: Any) -> AccountState:
+    """Let `event` happen to the live subscription, and the matching one to its account."""
+    sub = _live(state)
+    state = _replace_live(state, replace(sub, status=next_subscription_status(sub.status, event), **changes))
+    account_event = AccountEvent.ACTIVATE if event is SubscriptionEvent.ACTIVATE else AccountEvent.DEFER
+    status = next_account_status(state.account.status, account_event)
+    return replace(state, account=replace(state.account, status=status, status_reason=None))
+
+
+def _replace_live(state: AccountState, sub: Subscription) -> AccountState:
+    return replace(state, subscriptions=(*state.subscriptions[:-1], sub))
+
+
+def _set_invoice(state: AccountState, invoice: Invoice) -> AccountState:
+    return replace(state, invoices=tuple(invoice if i.id == invoice.id else i for i in state.invoices))
+
+
+def _void_invoices(state: AccountState, ids: set[UUID], at: datetime) -> AccountState:
+    return replace(
+        state,
+        invoices=tuple(
+            replace(
+                i,
+                status=next_invoice_status(i.status, InvoiceEvent.VOID),
+                voided_at=at,
+                transfer_pending_since=None,
+            )
+            if i.status is InvoiceStatus.OPEN and i.id in ids
+            else i
+            for i in state.invoices
+        ),
+    )
+
+
+def _set_grant(state: AccountState, grant: CreditGrant) -> AccountState:
+    return replace(state, grants=tuple(grant if g.id == grant.id else g for g in state.grants))
+
+
+def _post(state: AccountState, *, amount: int, line: int = 0, **posting: Any) -> AccountState:
+    """Append a row to the ledger and move the balance with it."""
+    account = replace(
+        state.account,
+        balance_credits=state.account.balance_credits + amount,
+        ledger_seq=state.account.ledger_seq + 1,
+    )
+    transaction = CreditTransaction(
+        account_id=account.id,
+        seq=account.ledger_seq,
+        amount=amount,
+        balance_after=account.balance_credits,
+        line=line,
+        **posting,
+    )
+    return replace(state, account=account, transactions=(*state.transactions, transaction))
+
+
+def _renewal_invoice(state: AccountState, starts_at: datetime) -> Invoice | None:
+    """The invoice, open or paid, for the period of the live subscription that starts then."""
+    for invoice in state.invoices:
+        if (
+            invoice.purpose is InvoicePurpose.RENEWAL
+            and invoice.period_starts_at == starts_at
+            and invoice.status is not InvoiceStatus.VOID
+        ):
+            return invoice
+    return None
+
+
+def _transfer_pending_since(state: AccountState) -> datetime | None:
+    return min(
+        (i.transfer_pending_since for i in state.invoices if i.transfer_pending_since is not None),
+        default=None,
+    )
+
+
+def _add_days(at: datetime, days: int, sub: Subscription) -> datetime:
+    """`days` local days later, at the same wall time."""
+    return boundary(at, Interval.DAY, 1, days, sub.time_zone)
+
+
+def _live(state: AccountState) -> Subscription:
+    sub = state.live
+    if sub is None:
+        raise NoLiveSubscription("there is no live subscription")
+    return sub

@@ -1,0 +1,220 @@
+"""Every refusal of the engine, as data; HTTP statuses are assigned in `api/problems.py` alone.
+
+BillingError
+├── InvalidInput                the request contradicts a rule of its own
+│   └── InvalidSchedule         no calendar can be computed from these terms
+├── NotFound                    no such row for this principal
+├── Conflict                    the state of the row forbids it
+│   ├── IllegalTransition       a status change that no rule declares
+│   ├── IdempotencyKeyReused    same key, other body
+│   ├── AlreadyDecided          a bank transfer is decided once
+│   └── ...                     one class per reason, see below
+├── InsufficientCredits         the balance does not cover the request
+├── Unauthenticated             nobody presented a valid credential
+├── Forbidden                   somebody did, and may not do this
+└── NotReady                    a part that the system needs cannot be reached or is not set up
+
+`code` is stable and public; `detail` is one sentence for people; `data` holds the facts, JSON-ready.
+A failed operation stores exactly these three, so a client that polls reads what a synchronous
+caller would have been answered.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class BillingError(Exception):
+    """An expected refusal: an answer to record and return, never a reason to retry."""
+
+    code: ClassVar[str] = "billing_error"
+
+    def __init__(self, detail: str, **data: str | int | None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.data: Mapping[str, str | int | None] = data
+
+
+class InvalidInput(BillingError):
+    """The request contradicts a rule that needs no database to be seen."""
+
+    code = "invalid_input"
+
+
+class InvalidSchedule(InvalidInput):
+    """No calendar can be computed: unknown zone, naive instant, count of zero, result out of range."""
+
+    code = "invalid_schedule"
+
+
+class FutureInstant(InvalidInput):
+    """A job was asked to act as of an instant that has not come."""
+
+    code = "future_instant"
+
+
+class NotFound(BillingError):
+    """No such row, or not one that this principal may know of."""
+
+    code = "not_found"
+
+
+class Conflict(BillingError):
+    """The present state forbids it."""
+
+    code = "conflict"
+
+
+class IllegalTransition(Conflict):
+    """The state machine declares no such step."""
+
+    code = "illegal_transition"
+
+
+class IdempotencyKeyReused(Conflict):
+    """The key was used before with another body."""
+
+    code = "idempotency_key_reused"
+
+
+class EmailTaken(Conflict):
+    """Another user signs in with this address."""
+
+    code = "email_taken"
+
+
+class NoSignupPlan(Conflict):
+    """Neither `free-trial` nor `free` may be given to a signup; nothing was created."""
+
+    code = "no_signup_plan"
+
+
+class PlanNotAssignable(Conflict):
+    """This plan may not be taken this way (enterprise is an admin's to give)."""
+
+    code = "plan_not_assignable"
+
+
+class NoLiveSubscription(Conflict):
+    """The account has no live subscription."""
+
+    code = "no_live_subscription"
+
+
+class InvoiceNotOpen(Conflict):
+    """Only an open invoice can be paid or receive a bank transfer."""
+
+    code = "invoice_not_open"
+
+
+class InvoiceAlreadyOpen(Conflict):
+    """An open invoice for the same thing exists; pay that one."""
+
+    code = "invoice_already_open"
+
+
+class PeriodAlreadyPaid(Conflict):
+    """The next period has been paid in advance already."""
+
+    code = "period_already_paid"
+
+
+class PaymentAlreadyUsed(Conflict):
+    """One payment settles one invoice once."""
+
+    code = "payment_already_used"
+
+
+class PaymentNotSucceeded(Conflict):
+    """The provider says that no money has arrived."""
+
+    code = "payment_not_succeeded"
+
+
+class PaymentMismatch(Conflict):
+    """Amount, currency or account differ from the invoice."""
+
+    code = "payment_mismatch"
+
+
+class TransferPending(Conflict):
+    """The invoice has a bank transfer that waits for a decision."""
+
+    code = "transfer_pending"
+
+
+class AlreadyDecided(Conflict):
+    """A bank transfer is decided once; `code` says how."""
+
+    code = "already_decided"
+
+
+class AlreadyApproved(AlreadyDecided):
+    """The transfer was approved before."""
+
+    code = "already_approved"
+
+
+class AlreadyRejected(AlreadyDecided):
+    """The transfer was rejected before."""
+
+    code = "already_rejected"
+
+
+class HoldNotOpen(Conflict):
+    """The hold was captured, released or has expired."""
+
+    code = "hold_not_open"
+
+
+class ClockMovesForward(Conflict):
+    """A test clock cannot be set back."""
+
+    code = "clock_moves_forward"
+
+
+class RetryRefused(Conflict):
+    """Only a dead operation can be retried."""
+
+    code = "operation_not_dead"
+
+
+class InsufficientCredits(BillingError):
+    """The available credits do not cover the request; nothing was taken."""
+
+    code = "insufficient_credits"
+
+
+class Unauthenticated(BillingError):
+    """No credential, or one that is not valid (any more)."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(BillingError):
+    """The credential is valid and does not reach this far."""
+
+    code = "forbidden"
+
+
+class AccountSuspended(Forbidden):
+    """The account may read and pay, nothing else."""
+
+    code = "account_suspended"
+
+
+class AccountCancelled(Forbidden):
+    """The account may read, nothing else."""
+
+    code = "account_cancelled"
+
+
+class WrongAudience(Forbidden):
+    """A customer's token on an admin's route or the reverse; the token has been revoked."""
+
+    code = "wrong_audience"
+
+
+class NotReady(BillingError):
+    """A server or a setting that the engine needs is missing."""
+
+    code = "not_ready"
