@@ -34,6 +34,7 @@ format: $(STAMP) ## Rewrite what the style checks can repair
 	$(BIN)/ruff format .
 
 install: $(STAMP) ## Install what requirements/dev.txt pins into .venv
+	@echo "Ready: .venv holds what requirements/dev.txt pins."
 
 lock: $(STAMP) ## Compile requirements/ from pyproject.toml; ARGS=--upgrade takes the newest versions
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/lock.txt
@@ -47,7 +48,7 @@ clean: ## Remove .venv, caches and the embedded servers' data
 		echo "A server still runs on .data, as process $$pid. End \`make up\`, or the process, first." >&2; exit 1; \
 	done
 	@rm -rf .venv .data .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
-	@find api shared tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made anew whenever a pinned version changes, so that it never holds anything else.
 $(STAMP): requirements/dev.txt

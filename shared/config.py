@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     seller_iban: str = Field("DE89370400440532013000", description="IBAN that bank transfers go to")
     seller_bic: str = Field("COBADEFFXXX", description="BIC of that account")
 
+    beat_interval_seconds: int = Field(60, ge=1, le=3_600, description="time between two ticks of a beat job")
     batch_size: int = Field(
         2_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction"
     )

@@ -36,6 +36,7 @@ from shared.errors import NotReady
 
 DATABASE: Final = "billing"
 WAIT_LIMIT_SECONDS: Final = 60
+NO_PROCESS: Final = 4_194_305  # above every process number of Linux
 # The address of a Unix socket has room for about 100 bytes, and pg_ctl hands it to a shell.
 SOCKET_FOLDER: Final = re.compile(r"[\w./-]{1,85}", re.ASCII)
 INITDB_OPTIONS: Final = (
@@ -100,7 +101,7 @@ class Postgres:
         """Whether a server listens, be it one that still recovers."""
         if not self._data.exists():
             return False
-        self._claim_socket_folder()
+        self._trust_socket_folder()
         return self._ping() in {Ping.OK, Ping.REJECT}
 
     def start(self) -> None:
@@ -109,6 +110,7 @@ class Postgres:
             self._create()
         self._claim_socket_folder()
         self._open_ways_for(self._data.stat())
+        self._forget_dead_server()
         options = "".join(f" -c {option}" for option in self._options)
         options = f"--options=-k {self._socket_folder}{options}"
         self._run("pg_ctl", self._data, "start", "--silent", "--wait", "--log=server.log", options)
@@ -123,6 +125,8 @@ class Postgres:
     def stop(self) -> None:
         """Disconnect everybody, write everything, end."""
         self._run("pg_ctl", self._data, "stop", "--silent", "--wait", "--mode=fast")
+        if self._socket_folder != self._data:
+            self._socket_folder.rmdir()
 
     @property
     def _socket_folder(self) -> Path:
@@ -149,15 +153,32 @@ class Postgres:
         self._run("initdb", unfinished, *INITDB_OPTIONS)
         unfinished.rename(self._data)
 
+    def _forget_dead_server(self) -> None:
+        """PostgreSQL takes any process that has its old number for itself, be it a stranger or a zombie.
+
+        Only the number is replaced: what else the file says still guards the data against a second server.
+        """
+        for lock in (self._data / "postmaster.pid", self._socket_folder / ".s.PGSQL.5432.lock"):
+            with suppress(FileNotFoundError):  # shut down in order, or gone from the table of processes
+                pid, _, rest = lock.read_text().partition("\n")
+                process = Path(f"/proc/{pid.strip()}/stat").read_text()
+                if not re.match(r"\d+ \(postgres\) [^ZX]", process):
+                    lock.write_text(f"{NO_PROCESS}\n{rest}")
+
     def _claim_socket_folder(self) -> None:
-        if self._socket_folder == self._data:
-            return
-        owner = self._data.stat()
-        self._socket_folder.mkdir(mode=0o700, exist_ok=True)
-        found = self._socket_folder.lstat()
-        if found.st_uid not in {os.geteuid(), owner.st_uid} or found.st_mode != stat.S_IFDIR | 0o700:
-            raise NotReady(f"{self._socket_folder} is not a private folder of ours; remove it")
-        os.chown(self._socket_folder, owner.st_uid, owner.st_gid)
+        if self._socket_folder != self._data:
+            owner = self._data.stat()
+            self._socket_folder.mkdir(mode=0o700, exist_ok=True)
+            self._trust_socket_folder()
+            os.chown(self._socket_folder, owner.st_uid, owner.st_gid)
+
+    def _trust_socket_folder(self) -> None:
+        """Where everybody may make folders, somebody else's could hold somebody else's server."""
+        ours = {os.geteuid(), self._data.stat().st_uid}
+        with suppress(FileNotFoundError):
+            found = self._socket_folder.lstat()
+            if found.st_uid not in ours or found.st_mode != stat.S_IFDIR | 0o700:
+                raise NotReady(f"{self._socket_folder} is not a private folder of ours; remove it")
 
     def _open_ways_for(self, owner: os.stat_result) -> None:
         """Let the user that will run the server reach its programs and its data."""
@@ -174,7 +195,7 @@ class Postgres:
         output = self.folder / f"{program}.log"  # the server would keep a pipe open for good
         with output.open("w") as log:
             status = subprocess.run(
-                [self._install / "bin" / program, f"--pgdata={data}", *arguments],
+                [self._install / "bin" / program, "--pgdata=.", *arguments],  # no shell gets to see the path
                 cwd=data,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -136,6 +136,12 @@ class PaymentMismatch(Conflict):
     code = "payment_mismatch"
 
 
+class ProviderUnavailable(Conflict):
+    """This system confirms no payments of that kind."""
+
+    code = "provider_unavailable"
+
+
 class TransferPending(Conflict):
     """The invoice has a bank transfer that waits for a decision."""
 

@@ -1,10 +1,10 @@
 """The wire between processes: names of queues and tasks. A message carries an operation id, or nothing.
 
-Names are explicit and stay: renaming a function must not change what is on the wire.
+Names are explicit and stay: renaming a function must not change what is on the wire. The tasks that
+execute operations are named after their kind, `OperationKind.task_name`.
 """
 
 from enum import StrEnum
-from typing import Final
 
 
 class Queue(StrEnum):
@@ -12,9 +12,6 @@ class Queue(StrEnum):
 
     INTERACTIVE = "interactive"
     PERIODIC = "periodic"
-
-
-RUN_OPERATION: Final = "billing.run_operation"
 
 
 class Job(StrEnum):

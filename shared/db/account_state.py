@@ -22,7 +22,8 @@ from shared.db.engine import Tx
 from shared.domain.account import Account, AccountState
 from shared.domain.credits import CreditGrant
 from shared.domain.invoice import Invoice
-from shared.domain.lifecycle import Transition, access_ends_at, advance, next_transition
+from shared.domain.lifecycle import Transition, access_ends_at, acted, advance, next_transition
+from shared.domain.operation import Operation
 from shared.domain.plan import Rules
 from shared.domain.subscription import Period, Subscription
 from shared.errors import NotFound
@@ -109,6 +110,7 @@ ACCOUNT_TYPES: Final = {
     "external_payment_id": "text",
     "balance_credits": "bigint",
     "ledger_seq": "bigint",
+    "acted_at": "timestamptz",
     "access_ends_at": "timestamptz",
     "next_transition": "text",
     "next_transition_at": "timestamptz",
@@ -133,13 +135,23 @@ class Change(Struct, frozen=True):
 def open_account(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> OpenedAccount:
     """Lock one account and apply what was due at its instant: `now`, or its test clock's.
 
+    A `now` that lies before something that has happened already counts as that later instant: an
+    operation that was accepted in time and executed late changes no past.
     Raises NotFound. Write the outcome with `write`, or nothing has happened.
     """
     if not lock(tx, [account_id]):
         raise NotFound("no such account")
     now = now_for(tx, account_id, now)
     (loaded,) = load(tx, [account_id], as_of=now)
-    return OpenedAccount(loaded, advance(loaded, rules, as_of=now), now)
+    now = max(now, loaded.account.acted_at)
+    return OpenedAccount(loaded, acted(advance(loaded, rules, as_of=now), now), now)
+
+
+def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: datetime) -> OpenedAccount:
+    """`open_account` for the account that an operation is about. Raises NotFound."""
+    if operation.account_id is None:
+        raise NotFound("the operation names no account")
+    return open_account(tx, operation.account_id, rules, now=now)
 
 
 def now_for(tx: Tx, account_id: UUID, now: datetime) -> datetime:
@@ -189,7 +201,9 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
     accounts = tx.rows("SELECT * FROM accounts WHERE id = ANY (%(ids)s) ORDER BY id", ids=ids)
     subscriptions = _by_account(
         Subscription,
-        tx.rows("SELECT * FROM subscriptions WHERE account_id = ANY (%(ids)s) AND status <> 'ended'", ids=ids),
+        tx.rows(
+            "SELECT * FROM subscriptions WHERE account_id = ANY (%(ids)s) AND status <> 'ended'", ids=ids
+        ),
     )
     periods = _by_account(
         Period,
@@ -222,7 +236,8 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
     grants = _by_account(
         CreditGrant,
         tx.rows(
-            "SELECT * FROM credit_grants WHERE account_id = ANY (%(ids)s) AND remaining > 0 ORDER BY id", ids=ids
+            "SELECT * FROM credit_grants WHERE account_id = ANY (%(ids)s) AND remaining > 0 ORDER BY id",
+            ids=ids,
         ),
     )
     return [
@@ -244,7 +259,9 @@ def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     insert_many(tx, "subscriptions", SUBSCRIPTION_TYPES, new_subscriptions)
 
     new_periods, changed_periods = _difference(changes, "periods", PERIOD_KEY)
-    delete_many(tx, "subscription_periods", {key: PERIOD_TYPES[key] for key in PERIOD_KEY}, _withdrawn(changes))
+    delete_many(
+        tx, "subscription_periods", {key: PERIOD_TYPES[key] for key in PERIOD_KEY}, _withdrawn(changes)
+    )
     update_many(tx, "subscription_periods", PERIOD_TYPES, changed_periods, key=PERIOD_KEY)
     insert_many(tx, "subscription_periods", PERIOD_TYPES, new_periods)
 
@@ -299,9 +316,7 @@ def _account_row(state: AccountState, rules: Rules) -> _AccountRow:
     )
 
 
-def _difference(
-    changes: Sequence[Change], attribute: str, key: Sequence[str]
-) -> tuple[list[Any], list[Any]]:
+def _difference(changes: Sequence[Change], attribute: str, key: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """Rows that are new, and rows that were loaded and are different now."""
     new, changed = [], []
     for change in changes:

@@ -49,6 +49,8 @@ def _placeholders(types: Mapping[str, str]) -> str:
 def _columns(types: Mapping[str, str], rows: Sequence[object]) -> dict[str, list[Any]]:
     columns = {column: [getattr(row, column) for row in rows] for column in types}
     for column, type_ in types.items():
-        if type_ == "text":  # psycopg dumps a list by the type of its first element: enums and strings must not mix
+        if (
+            type_ == "text"
+        ):  # psycopg dumps a list by the type of its first element: enums and strings must not mix
             columns[column] = [None if value is None else str(value) for value in columns[column]]
     return columns

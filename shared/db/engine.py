@@ -37,7 +37,9 @@ REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
 }
 
 # Lost connections and the two ways in which PostgreSQL asks for another try.
-TRANSIENT_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"})
+TRANSIENT_SQLSTATES: Final = frozenset(
+    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"}
+)
 
 
 class Tx:
@@ -133,8 +135,10 @@ def is_transient(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     sqlstate = getattr(error.orig, "sqlstate", None)
-    return error.connection_invalidated or sqlstate in TRANSIENT_SQLSTATES or (
-        isinstance(error, OperationalError) and sqlstate is None
+    return (
+        error.connection_invalidated
+        or sqlstate in TRANSIENT_SQLSTATES
+        or (isinstance(error, OperationalError) and sqlstate is None)
     )
 
 

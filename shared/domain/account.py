@@ -99,6 +99,7 @@ class Account(Struct, frozen=True, kw_only=True):
     time_zone: str
     balance_credits: int
     ledger_seq: int  # number of the newest credit transaction
+    acted_at: datetime  # of the newest thing that happened to it; nothing happens before that
     payment_method: str | None = None
     external_payment_id: str | None = None
 

@@ -75,8 +75,7 @@ def period_containing(
         else:
             k = (now.toordinal() - wall.toordinal()) // days
         starts_at = _boundary(anchor_at, wall, months, days, k)
-        if starts_at <= at:
-            ends_at = _boundary(anchor_at, wall, months, days, k + 1)
+        ends_at = starts_at if starts_at > at else _boundary(anchor_at, wall, months, days, k + 1)
         while starts_at > at:
             k, ends_at = k - 1, starts_at
             starts_at = _boundary(anchor_at, wall, months, days, k)
@@ -127,11 +126,12 @@ def _step(interval: Interval | str, interval_count: int) -> tuple[int, int]:
             return interval_count, 0
         case Interval.YEAR:
             return 12 * interval_count, 0
-    raise InvalidSchedule(f"interval must be one of {', '.join(Interval)}, got {interval!r}")
+        case _:
+            raise InvalidSchedule(f"interval must be one of {', '.join(Interval)}, got {interval!r}")
 
 
 @lru_cache(maxsize=1024)
-def _zone(tz: str) -> tzinfo:
+def _zone(tz: object) -> tzinfo:
     """The zone of an IANA name; "UTC" is datetime.UTC itself, to which conversion is free."""
     if tz == "UTC":
         return UTC
@@ -143,7 +143,7 @@ def _zone(tz: str) -> tzinfo:
     raise InvalidSchedule(f"unknown time zone {tz!r}")
 
 
-def _utc(value: datetime, name: str) -> datetime:
+def _utc(value: object, name: str) -> datetime:
     """The same instant with the zone datetime.UTC. Raises InvalidSchedule."""
     if isinstance(value, datetime) and value.tzinfo is UTC:
         return value

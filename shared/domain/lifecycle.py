@@ -165,9 +165,14 @@ def advance(state: AccountState, rules: Rules, *, as_of: datetime, steps: int | 
         if due is None or due[0] > as_of:
             break
         at, transition = due
-        state = _APPLY[transition](state, rules, at)
+        state = acted(_APPLY[transition](state, rules, at), at)
         taken += 1
     return state
+
+
+def acted(state: AccountState, at: datetime) -> AccountState:
+    """Something happened to the account at `at`; what comes later is stamped no earlier."""
+    return replace(state, account=replace(state.account, acted_at=at))
 
 
 def _trial_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:

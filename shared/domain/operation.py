@@ -29,6 +29,11 @@ class OperationKind(StrEnum):
     ADJUST_CREDITS = "adjust_credits"
     ADVANCE_TEST_CLOCK = "advance_test_clock"
 
+    @property
+    def task_name(self) -> str:
+        """The Celery task that executes such an operation."""
+        return f"billing.{self.value}"
+
 
 class OperationStatus(StrEnum):
     """`succeeded` and `failed` are answers; `dead` waits for an admin."""

@@ -74,6 +74,7 @@ CREATE TABLE accounts (
     balance_credits     bigint NOT NULL DEFAULT 0,
     held_credits        bigint NOT NULL DEFAULT 0,
     ledger_seq          bigint NOT NULL DEFAULT 0,
+    acted_at            timestamptz NOT NULL DEFAULT now(),
     access_ends_at      timestamptz,
     next_transition     text,
     next_transition_at  timestamptz,

@@ -1,0 +1,188 @@
+"""Credits that a caller waits for: one call, one round trip, answered with a typed outcome.
+
+The work is done by the functions of migration 0002, which lock the account first.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from msgspec import Struct
+from sqlalchemy import Row
+
+from shared import errors
+from shared.db.engine import Tx
+from shared.domain.credits import Source
+from shared.ids import new_id
+
+_REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
+    "not_found": (errors.NotFound, "no such account or hold"),
+    "account_suspended": (errors.AccountSuspended, "the account is suspended; paying lifts the suspension"),
+    "account_cancelled": (errors.AccountCancelled, "the account is cancelled; it may be read"),
+    "idempotency_key_reused": (errors.IdempotencyKeyReused, "this key was used with another amount"),
+    "hold_not_open": (errors.HoldNotOpen, "the hold was captured, released or has expired"),
+    "capture_exceeds_hold": (errors.InvalidInput, "the capture exceeds what is held"),
+}
+
+
+class Consumption(Struct, frozen=True):
+    """Credits taken; `balance_credits` is what the ledger says after it."""
+
+    balance_credits: int
+    replayed: bool
+
+
+class Balance(Struct, frozen=True, kw_only=True):
+    """What an account has: `available = balance - held - expired`, never negative."""
+
+    balance_credits: int
+    held_credits: int
+    expired_credits: int  # past their expiry, not yet swept
+    available_credits: int
+
+
+def consume(
+    tx: Tx,
+    account_id: UUID,
+    amount: int,
+    *,
+    key: str,
+    source: Source,
+    source_id: UUID,
+    reason: str | None,
+    now: datetime,
+) -> Consumption:
+    """Take credits in burn-down order, once per key.
+
+    Raises InsufficientCredits, AccountSuspended, AccountCancelled, IdempotencyKeyReused, NotFound.
+    """
+    row = tx.one(
+        """
+        SELECT * FROM consume_credits(%(account_id)s, %(amount)s, %(key)s, %(source)s, %(source_id)s, %(reason)s,
+                                      %(now)s)
+        """,
+        account_id=account_id,
+        amount=amount,
+        key=key,
+        source=str(source),
+        source_id=source_id,
+        reason=reason,
+        now=now,
+    )
+    _require(row, "consumed", requested=amount)
+    return Consumption(row.balance_credits, row.replayed)
+
+
+def place_hold(
+    tx: Tx, account_id: UUID, amount: int, *, key: str, ttl_seconds: int, now: datetime
+) -> tuple[UUID, bool]:
+    """Reserve credits, once per key: the hold's id, and whether it was placed before.
+
+    Raises as `consume` does.
+    """
+    row = tx.one(
+        "SELECT * FROM place_hold(%(account_id)s, %(id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s)",
+        account_id=account_id,
+        id=new_id(),
+        amount=amount,
+        key=key,
+        ttl_seconds=ttl_seconds,
+        now=now,
+    )
+    _require(row, "held", requested=amount)
+    return row.hold_id, row.replayed
+
+
+def capture_hold(tx: Tx, account_id: UUID, hold_id: UUID, amount: int, *, now: datetime) -> Consumption:
+    """Take `amount` of what is held and free the rest; the same capture again changes nothing.
+
+    Raises HoldNotOpen, InvalidInput, AccountSuspended, AccountCancelled, NotFound.
+    """
+    row = tx.one(
+        "SELECT * FROM capture_hold(%(account_id)s, %(hold_id)s, %(amount)s, %(now)s)",
+        account_id=account_id,
+        hold_id=hold_id,
+        amount=amount,
+        now=now,
+    )
+    _require(row, "captured", requested=amount)
+    return Consumption(row.balance_credits, row.replayed)
+
+
+def release_hold(tx: Tx, account_id: UUID, hold_id: UUID, *, now: datetime) -> bool:
+    """Free what is held; whether it was free already. Raises HoldNotOpen, NotFound."""
+    row = tx.one(
+        "SELECT * FROM release_hold(%(account_id)s, %(hold_id)s, %(now)s)",
+        account_id=account_id,
+        hold_id=hold_id,
+        now=now,
+    )
+    _require(row, "released", requested=None)
+    replayed: bool = row.replayed
+    return replayed
+
+
+def release_due_holds(tx: Tx, *, as_of: datetime, limit: int) -> int:
+    """Free what expired holds of accounts on the wall clock reserve; how many accounts were looked at."""
+    rows = tx.rows(
+        """
+        SELECT id FROM accounts
+        WHERE id IN (
+            SELECT h.account_id FROM holds h JOIN accounts a ON a.id = h.account_id AND a.test_clock_id IS NULL
+            WHERE h.status = 'open' AND h.expires_at <= %(as_of)s
+            ORDER BY h.expires_at LIMIT %(limit)s
+        )
+        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+        """,
+        as_of=as_of,
+        limit=limit,
+    )
+    ids = [row.id for row in rows]
+    if ids:
+        tx.execute("SELECT release_expired_holds(%(ids)s, %(as_of)s)", ids=ids, as_of=as_of)
+    return len(ids)
+
+
+def balance(tx: Tx, account_id: UUID, *, now: datetime) -> Balance:
+    """What the account has at its instant, decided from dates. Raises NotFound."""
+    row = tx.maybe(
+        """
+        SELECT a.balance_credits, h.held, g.expired, g.available
+        FROM accounts a
+        CROSS JOIN LATERAL (SELECT account_now(a.id, %(now)s) AS at) t
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(amount), 0)::bigint AS held FROM holds
+            WHERE account_id = a.id AND status = 'open' AND expires_at > t.at
+        ) h
+        CROSS JOIN LATERAL (
+            SELECT coalesce(sum(remaining) FILTER (WHERE expires_at <= t.at), 0)::bigint AS expired,
+                   (coalesce(sum(remaining) FILTER (WHERE expires_at IS NULL OR expires_at > t.at), 0) - h.held)::bigint
+                       AS available
+            FROM credit_grants WHERE account_id = a.id AND remaining > 0
+        ) g
+        WHERE a.id = %(account_id)s AND a.kind = 'customer'
+        """,
+        account_id=account_id,
+        now=now,
+    )
+    if row is None:
+        raise errors.NotFound("no such account")
+    return Balance(
+        balance_credits=row.balance_credits,
+        held_credits=row.held,
+        expired_credits=row.expired,
+        available_credits=row.available,
+    )
+
+
+def _require(row: Row[Any], outcome: str, *, requested: int | None) -> None:
+    if row.outcome == outcome:
+        return
+    if row.outcome == "insufficient_credits":
+        raise errors.InsufficientCredits(
+            f"{requested} credits requested, {row.available_credits} available",
+            available_credits=row.available_credits,
+            requested_credits=requested,
+        )
+    refusal, detail = _REFUSALS[row.outcome]
+    raise refusal(detail)

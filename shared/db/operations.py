@@ -1,0 +1,216 @@
+"""Operations: accept once, claim for execution, finish, and find what has to be sent again."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Row
+
+from shared.db.engine import Jsonb, Tx, jitter
+from shared.domain.operation import Operation, OperationKind, OperationStatus, PrincipalKind, backoff
+from shared.errors import BillingError, IdempotencyKeyReused, NotFound, RetryRefused
+
+
+ToSend = tuple[UUID, OperationKind]
+
+
+def accept(
+    tx: Tx,
+    *,
+    operation_id: UUID,
+    kind: OperationKind,
+    payload: dict[str, Any],
+    payload_version: int,
+    account_id: UUID | None,
+    principal_kind: PrincipalKind,
+    principal_id: UUID | None,
+    idempotency_scope: str | None,
+    idempotency_key: str | None,
+    request_hash: bytes,
+    first_send_at: datetime,
+    now: datetime,
+) -> tuple[UUID, bool]:
+    """Write the operation, or find the one that this key stands for: its id, and whether it is a replay.
+
+    Raises IdempotencyKeyReused when the key was used for another body.
+    """
+    inserted = tx.maybe(
+        """
+        INSERT INTO operations (id, kind, status, payload, payload_version, account_id, principal_kind, principal_id,
+                                idempotency_scope, idempotency_key, request_hash, next_send_at, created_at)
+        VALUES (%(id)s, %(kind)s, 'pending', %(payload)s, %(payload_version)s, %(account_id)s, %(principal_kind)s,
+                %(principal_id)s, %(scope)s, %(key)s, %(request_hash)s, %(next_send_at)s, %(now)s)
+        ON CONFLICT (idempotency_scope, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+        RETURNING id
+        """,
+        id=operation_id,
+        kind=str(kind),
+        payload=Jsonb(payload),
+        payload_version=payload_version,
+        account_id=account_id,
+        principal_kind=str(principal_kind),
+        principal_id=principal_id,
+        scope=idempotency_scope if idempotency_key is not None else None,
+        key=idempotency_key,
+        request_hash=request_hash,
+        next_send_at=first_send_at,
+        now=now,
+    )
+    if inserted is not None:
+        return operation_id, False
+    existing = tx.one(
+        "SELECT id, request_hash FROM operations WHERE idempotency_scope = %(scope)s AND idempotency_key = %(key)s",
+        scope=idempotency_scope,
+        key=idempotency_key,
+    )
+    if bytes(existing.request_hash) != request_hash:
+        raise IdempotencyKeyReused("this Idempotency-Key was used for another request; choose a new one")
+    return existing.id, True
+
+
+def begin_attempt(tx: Tx, operation_id: UUID) -> Operation | None:
+    """Count an attempt, to be committed before the work, so that a worker's death is counted too.
+
+    None when there is nothing to do: finished, unknown, or being executed by another worker.
+    """
+    row = tx.maybe(
+        """
+        UPDATE operations SET attempts = attempts + 1
+        WHERE id = (SELECT id FROM operations WHERE id = %(id)s AND status = 'pending' FOR UPDATE SKIP LOCKED)
+        RETURNING *
+        """,
+        id=operation_id,
+    )
+    return None if row is None else _operation(row)
+
+
+def lock_pending(tx: Tx, operation_id: UUID) -> bool:
+    """Lock the operation for execution; False when it is finished or another worker has it."""
+    row = tx.maybe(
+        "SELECT id FROM operations WHERE id = %(id)s AND status = 'pending' FOR UPDATE SKIP LOCKED",
+        id=operation_id,
+    )
+    return row is not None
+
+
+def succeed(tx: Tx, operation_id: UUID, *, result: dict[str, Any], now: datetime) -> None:
+    """The work is done; `result` is what a poller reads. Secrets leave the payload."""
+    tx.execute(
+        """
+        UPDATE operations SET status = 'succeeded', result = %(result)s, next_send_at = NULL, finished_at = %(now)s,
+               last_error = NULL, payload = payload - 'password_hash', account_id = coalesce(account_id, %(account_id)s)
+        WHERE id = %(id)s
+        """,
+        id=operation_id,
+        result=Jsonb(result),
+        account_id=result.get("account_id"),
+        now=now,
+    )
+
+
+def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime) -> None:
+    """The answer is no; the problem is what a synchronous caller would have been told."""
+    tx.execute(
+        """
+        UPDATE operations SET status = 'failed', problem = %(problem)s, next_send_at = NULL, finished_at = %(now)s,
+               payload = payload - 'password_hash'
+        WHERE id = %(id)s AND status = 'pending'
+        """,
+        id=operation_id,
+        problem=Jsonb({"code": refusal.code, "detail": refusal.detail, **refusal.data}),
+        now=now,
+    )
+
+
+def postpone(
+    tx: Tx,
+    operation_id: UUID,
+    *,
+    attempts: int,
+    max_attempts: int,
+    error: str,
+    base: timedelta,
+    now: datetime,
+) -> OperationStatus:
+    """An unexpected error: look again later, or park the operation as dead after `max_attempts`."""
+    status = OperationStatus.DEAD if attempts >= max_attempts else OperationStatus.PENDING
+    dead = status is OperationStatus.DEAD
+    problem = {
+        "code": "operation_dead",
+        "detail": "the operation kept failing for an unexpected reason; an admin can retry it",
+    }
+    tx.execute(
+        """
+        UPDATE operations SET status = %(status)s, last_error = %(error)s, next_send_at = %(next_send_at)s,
+               problem = %(problem)s
+        WHERE id = %(id)s AND status = 'pending'
+        """,
+        id=operation_id,
+        status=str(status),
+        error=error[:4_000],
+        next_send_at=None if dead else now + backoff(attempts, base=base, jitter=jitter()),
+        problem=Jsonb(problem) if dead else None,
+    )
+    return status
+
+
+def revive(tx: Tx, operation_id: UUID, *, now: datetime) -> None:
+    """Send a dead operation again with all its attempts. Raises NotFound, RetryRefused."""
+    row = tx.maybe("SELECT status FROM operations WHERE id = %(id)s FOR UPDATE", id=operation_id)
+    if row is None:
+        raise NotFound("no such operation")
+    if row.status != OperationStatus.DEAD:
+        raise RetryRefused(f"the operation is {row.status}; only a dead one can be retried")
+    tx.execute(
+        """
+        UPDATE operations SET status = 'pending', attempts = 0, problem = NULL, next_send_at = %(now)s
+        WHERE id = %(id)s
+        """,
+        id=operation_id,
+        now=now,
+    )
+
+
+def claim_to_send(tx: Tx, *, now: datetime, base: timedelta, limit: int) -> list[ToSend]:
+    """Operations that are not done and due to be sent (again), oldest first; their next time is put off."""
+    rows = tx.rows(
+        """
+        SELECT id, kind, sends FROM operations WHERE status = 'pending' AND next_send_at <= %(now)s
+        ORDER BY next_send_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        """,
+        now=now,
+        limit=limit,
+    )
+    if rows:
+        tx.execute(
+            """
+            UPDATE operations o SET next_send_at = v.next_send_at, sends = sends + 1
+            FROM unnest(%(ids)s::uuid[], %(next)s::timestamptz[]) AS v (id, next_send_at) WHERE o.id = v.id
+            """,
+            ids=[row.id for row in rows],
+            next=[now + backoff(row.sends + 1, base=base, jitter=jitter()) for row in rows],
+        )
+    return [(row.id, OperationKind(row.kind)) for row in rows]
+
+
+def send_again_at(tx: Tx, operation_ids: Sequence[UUID], *, at: datetime) -> None:
+    """The broker did not take these; look at them again at `at`."""
+    tx.execute(
+        "UPDATE operations SET next_send_at = %(at)s WHERE id = ANY (%(ids)s) AND status = 'pending'",
+        ids=list(operation_ids),
+        at=at,
+    )
+
+
+def get(tx: Tx, operation_id: UUID) -> Row[Any]:
+    """The row, for whoever may see it. Raises NotFound."""
+    row = tx.maybe("SELECT * FROM operations WHERE id = %(id)s", id=operation_id)
+    if row is None:
+        raise NotFound("no such operation")
+    return row
+
+
+def _operation(row: Row[Any]) -> Operation:
+    return msgspec.convert(row, Operation, from_attributes=True)

@@ -1,0 +1,87 @@
+"""An admin approves a bank transfer: the money came, and it settles the invoice."""
+
+from datetime import datetime
+from typing import Any
+
+from shared.db import account_state, audit, bank_transfers, payments
+from shared.db.account_state import Change
+from shared.db.engine import Tx
+from shared.domain import lifecycle
+from shared.domain.bank_transfer import BankTransferEvent, BankTransferStatus, next_status
+from shared.domain.invoice import PaymentMethod
+from shared.domain.operation import Operation
+from shared.domain.payment import require_amount
+from shared.domain.plan import Rules
+from shared.domain.requests import ApproveBankTransfer
+from shared.errors import Forbidden
+
+
+def approve_bank_transfer(
+    tx: Tx, operation: Operation, request: ApproveBankTransfer, rules: Rules, *, now: datetime
+) -> dict[str, Any]:
+    """Settle the transfer's invoice.
+
+    Raises AlreadyApproved, AlreadyRejected, InvoiceNotOpen, PaymentAlreadyUsed, and PaymentMismatch
+    unless a reason to override is stated, which is recorded.
+    """
+    if operation.principal_id is None:
+        raise Forbidden("a bank transfer is decided by an admin")
+    account = account_state.open_operation_account(tx, operation, rules, now=now)
+    transfer = bank_transfers.lock(tx, request.bank_transfer_id)
+    status = next_status(BankTransferStatus(transfer.status), BankTransferEvent.APPROVE)
+    invoice = lifecycle.open_invoice(account.state, transfer.invoice_id)
+    if request.override_reason is None:
+        require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
+    payments.require_unused(
+        tx, PaymentMethod.BANK_TRANSFER, request.bank_transaction_id, for_invoice=invoice.id
+    )
+    payments.record_intent(
+        tx,
+        payment_id=rules.new_id(),
+        account_id=invoice.account_id,
+        invoice_id=invoice.id,
+        operation_id=operation.id,
+        provider=PaymentMethod.BANK_TRANSFER,
+        external_payment_id=request.bank_transaction_id,
+    )
+    payment_id = payments.succeed(
+        tx, operation.id, amount_minor=request.amount_minor, currency=request.currency, at=account.now
+    )
+    bank_transfers.approve(
+        tx, request, payment_id=payment_id, decided_by=operation.principal_id, at=account.now
+    )
+    state = lifecycle.settle(
+        account.state,
+        rules,
+        invoice_id=invoice.id,
+        method=PaymentMethod.BANK_TRANSFER,
+        external_payment_id=request.bank_transaction_id,
+        at=account.now,
+    )
+    account_state.write(tx, [Change(account.loaded, state)], rules)
+    audit.record(
+        tx,
+        at=account.now,
+        actor_kind=operation.principal_kind,
+        actor_id=operation.principal_id,
+        action="bank_transfer.approved",
+        account_id=invoice.account_id,
+        subject_kind="bank_transfer",
+        subject_id=request.bank_transfer_id,
+        reason=request.override_reason,
+        before={"status": transfer.status},
+        after={
+            "status": str(status),
+            "amount_minor": request.amount_minor,
+            "currency": request.currency,
+            "bank_transaction_id": request.bank_transaction_id,
+            "invoice_amount_minor": invoice.amount_minor,
+        },
+        operation_id=operation.id,
+    )
+    return {
+        "account_id": str(invoice.account_id),
+        "bank_transfer_id": str(request.bank_transfer_id),
+        "invoice_id": str(invoice.id),
+        "payment_id": str(payment_id),
+    }

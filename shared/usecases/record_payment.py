@@ -1,0 +1,66 @@
+"""An admin records money that arrived by some other way than a provider or a bank transfer."""
+
+from datetime import datetime
+from typing import Any
+
+from shared.db import account_state, audit, payments
+from shared.db.account_state import Change
+from shared.db.engine import Tx
+from shared.domain import lifecycle
+from shared.domain.invoice import PaymentMethod
+from shared.domain.operation import Operation
+from shared.domain.payment import require_amount
+from shared.domain.plan import Rules
+from shared.domain.requests import RecordPayment
+
+
+def record_payment(
+    tx: Tx, operation: Operation, request: RecordPayment, rules: Rules, *, now: datetime
+) -> dict[str, Any]:
+    """Settle the invoice by an admin's word. Raises PaymentMismatch, PaymentAlreadyUsed, InvoiceNotOpen."""
+    account = account_state.open_operation_account(tx, operation, rules, now=now)
+    payments.require_unused(
+        tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id
+    )
+    invoice = lifecycle.open_invoice(account.state, request.invoice_id)
+    require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
+    payments.record_intent(
+        tx,
+        payment_id=rules.new_id(),
+        account_id=invoice.account_id,
+        invoice_id=invoice.id,
+        operation_id=operation.id,
+        provider=PaymentMethod.MANUAL,
+        external_payment_id=request.external_payment_id,
+    )
+    payment_id = payments.succeed(
+        tx, operation.id, amount_minor=request.amount_minor, currency=request.currency, at=account.now
+    )
+    state = lifecycle.settle(
+        account.state,
+        rules,
+        invoice_id=invoice.id,
+        method=PaymentMethod.MANUAL,
+        external_payment_id=request.external_payment_id,
+        at=account.now,
+    )
+    account_state.write(tx, [Change(account.loaded, state)], rules)
+    audit.record(
+        tx,
+        at=account.now,
+        actor_kind=operation.principal_kind,
+        actor_id=operation.principal_id,
+        action="payment.recorded",
+        account_id=invoice.account_id,
+        subject_kind="invoice",
+        subject_id=invoice.id,
+        reason=request.reason,
+        before={"status": "open"},
+        after={"status": "paid", "payment_id": str(payment_id)},
+        operation_id=operation.id,
+    )
+    return {
+        "account_id": str(invoice.account_id),
+        "invoice_id": str(invoice.id),
+        "payment_id": str(payment_id),
+    }

@@ -1,0 +1,202 @@
+"""The two shapes of a task: one that executes an operation, one that runs a beat job to its end.
+
+Here, and only here, workers open transactions, retry and log. A task may be delivered any number of
+times, at any time, in any order: its effect happens once.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import msgspec
+import structlog
+from celery import Task
+from msgspec import Struct
+
+from shared.broker import TASK_TIME_LIMIT_SECONDS
+from shared.clock import monotonic, utc_now
+from shared.db import job_runs, operations, payments
+from shared.db.engine import Tx, with_retries
+from shared.db.plans import load_rules
+from shared.domain.operation import Operation, OperationKind, OperationStatus
+from shared.domain.plan import Rules
+from shared.errors import BillingError, FutureInstant
+from shared.messages import Job
+from workers.app import app
+from workers.runtime import runtime
+
+R = TypeVar("R", bound=Struct)
+T = TypeVar("T")
+
+Handler = Callable[..., dict[str, Any]]
+Pass = Callable[[Tx, Rules, datetime, int], int]
+
+# A job that is not through by then hands over to a message of its own: no task comes near its time limit.
+JOB_SECONDS: Final = TASK_TIME_LIMIT_SECONDS / 2
+RETRY_AFTER_WORKER_LOSS_SECONDS: Final = 5
+
+log = structlog.get_logger(__name__)
+
+
+def operation_task(kind: OperationKind, request_type: type[R], handler: Handler) -> Task:
+    """Register the task that executes operations of one kind in one transaction.
+
+    handler: (tx, operation, request, rules, *, now) -> result; a use case.
+    """
+
+    def work(operation: Operation, request: R) -> None:
+        with_retries(
+            lambda: _in_transaction(
+                operation, lambda tx, rules: handler(tx, operation, request, rules, now=operation.created_at)
+            )
+        )
+
+    return _register(kind, request_type, work)
+
+
+def two_step_operation_task(
+    kind: OperationKind,
+    request_type: type[R],
+    *,
+    record: Callable[[Tx, Operation, R, Rules], None],
+    ask: Callable[[R], T],
+    complete: Callable[..., dict[str, Any]],
+) -> Task:
+    """Register a task that asks somebody else in between: intent, question, and what follows from the answer.
+
+    record and complete run in a transaction each; `ask` runs in none.
+    """
+
+    def work(operation: Operation, request: R) -> None:
+        def note() -> None:
+            with runtime().database.transaction() as tx:
+                record(tx, operation, request, load_rules(tx, runtime().settings))
+
+        with_retries(note)
+        answer = ask(request)
+        with_retries(
+            lambda: _in_transaction(
+                operation,
+                lambda tx, rules: complete(tx, operation, request, answer, rules, now=operation.created_at),
+            )
+        )
+
+    return _register(kind, request_type, work)
+
+
+def job_task(job: Job, one_pass: Pass) -> Task:
+    """Register the task of a beat job: passes of one transaction each, until nothing is due."""
+
+    @app.task(name=job.task_name, bind=True, ignore_result=True)
+    def run(self: Task, as_of: str | None = None, **_: Any) -> None:
+        with structlog.contextvars.bound_contextvars(job=str(job), task_id=self.request.id):
+            if not run_job(job, one_pass, as_of=parse_as_of(as_of), seconds=JOB_SECONDS):
+                app.send_task(job.task_name, retry=False)
+
+    return run
+
+
+def run_job(job: Job, one_pass: Pass, *, as_of: datetime | None, seconds: float | None) -> bool:
+    """Run passes until nothing is due, or `seconds` are over; whether nothing was left."""
+    settings = runtime().settings
+    started_at, started = utc_now(), monotonic()
+    items = 0
+
+    def once() -> int:
+        with runtime().database.transaction() as tx:
+            return one_pass(tx, load_rules(tx, settings), as_of or utc_now(), settings.batch_size)
+
+    finished = True
+    while done := with_retries(once):
+        items += done
+        if seconds is not None and monotonic() - started > seconds:
+            finished = False
+            break
+    duration_ms = int((monotonic() - started) * 1_000)
+    with runtime().database.transaction() as tx:
+        job_runs.record(
+            tx, job, started_at=started_at, finished_at=utc_now(), duration_ms=duration_ms, items=items
+        )
+    if items:
+        log.info("job_ran", items=items, duration_ms=duration_ms, finished=finished)
+    return finished
+
+
+def parse_as_of(text: str | None) -> datetime | None:
+    """The instant that a job is to act as of. Raises FutureInstant."""
+    if text is None:
+        return None
+    as_of = datetime.fromisoformat(text)
+    if as_of.tzinfo is None or as_of > utc_now():
+        raise FutureInstant(f"a job acts as of an aware instant that has come, not {text}")
+    return as_of
+
+
+def _register(kind: OperationKind, request_type: type[R], work: Callable[[Operation, R], None]) -> Task:
+    @app.task(
+        name=kind.task_name,
+        bind=True,
+        ignore_result=True,
+        max_retries=3,
+        default_retry_delay=RETRY_AFTER_WORKER_LOSS_SECONDS,
+    )
+    def run(self: Task, operation_id: str, **_: Any) -> None:
+        with structlog.contextvars.bound_contextvars(operation_id=operation_id, task_id=self.request.id):
+            _execute(UUID(operation_id), request_type, work)
+
+    return run
+
+
+def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operation, R], None]) -> None:
+    """Count the attempt, work, and record how it ended. Nothing raised here is for Celery to retry."""
+    database, settings = runtime().database, runtime().settings
+
+    def begin() -> Operation | None:
+        with database.transaction() as tx:
+            return operations.begin_attempt(tx, operation_id)
+
+    operation = with_retries(begin)
+    if operation is None:
+        log.debug("operation_skipped")
+        return
+    with structlog.contextvars.bound_contextvars(
+        kind=str(operation.kind), account_id=str(operation.account_id)
+    ):
+        try:
+            work(operation, msgspec.convert(operation.payload, request_type))
+            log.info("operation_executed", attempts=operation.attempts)
+        except BillingError as error:
+            refusal = error  # `error` is unbound when its clause ends
+
+            def refuse() -> None:
+                with database.transaction() as tx:
+                    payments.fail(tx, operation_id, refusal, at=operation.created_at)
+                    operations.fail(tx, operation_id, refusal, now=utc_now())
+
+            with_retries(refuse)
+            log.info("operation_refused", code=error.code)
+        except Exception as error:  # unexpected: kept for an admin, retried a few times
+            failure = error
+
+            def postpone() -> OperationStatus:
+                with database.transaction() as tx:
+                    return operations.postpone(
+                        tx,
+                        operation_id,
+                        attempts=operation.attempts,
+                        max_attempts=settings.operation_max_attempts,
+                        error=repr(failure),
+                        base=timedelta(seconds=settings.relay_backoff_seconds),
+                        now=utc_now(),
+                    )
+
+            status = with_retries(postpone)
+            log.exception("operation_failed_unexpectedly", attempts=operation.attempts, status=str(status))
+
+
+def _in_transaction(operation: Operation, decide: Callable[[Tx, Rules], dict[str, Any]]) -> None:
+    with runtime().database.transaction() as tx:
+        if operations.lock_pending(tx, operation.id):
+            result = decide(tx, load_rules(tx, runtime().settings))
+            operations.succeed(tx, operation.id, result=result, now=utc_now())
