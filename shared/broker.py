@@ -91,9 +91,7 @@ def send_all(app: Celery, messages: Sequence[Message]) -> None:
     """Send each operation's task, as one batch where the broker can; raises what the transport raises."""
     with app.producer_or_acquire() as producer, producer.batch():
         for task_name, operation_id in messages:
-            app.send_task(
-                task_name, args=(str(operation_id),), producer=producer, retry=False, ignore_result=True
-            )
+            app.send_task(task_name, args=(str(operation_id),), producer=producer, retry=False, ignore_result=True)
 
 
 def queue_depth(app: Celery, name: Queue) -> int:
@@ -143,7 +141,7 @@ class Publisher:
                 continue
             try:
                 send_all(app, batch)
-            except Exception as error:  # any failure of a transport means the same: the relay will send
+            except Exception as error:  # noqa: BLE001 - any failure of a transport means the same: the relay will send
                 closed_until = monotonic() + BREAKER_SECONDS
                 log.warning("publish_failed", messages=len(batch), error=repr(error))
 

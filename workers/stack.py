@@ -172,9 +172,7 @@ class Stack:
                 self._on_ready(process.name)
             waiting = [process for process in waiting if process not in ready]
             if waiting and time.monotonic() > deadline:
-                raise NotReady(
-                    f"not ready after {START_LIMIT_SECONDS} s: {waiting[0].name}; see {waiting[0].log}"
-                )
+                raise NotReady(f"not ready after {START_LIMIT_SECONDS} s: {waiting[0].name}; see {waiting[0].log}")
             time.sleep(0.05)
 
     def check(self) -> None:

@@ -4,9 +4,11 @@ Here, and only here, workers open transactions, retry and log. A task may be del
 times, at any time, in any order: its effect happens once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -29,6 +31,7 @@ from workers.runtime import runtime
 R = TypeVar("R", bound=Struct)
 T = TypeVar("T")
 
+BillingTask: TypeAlias = "Task[Any, Any]"
 Handler = Callable[..., dict[str, Any]]
 Pass = Callable[[Tx, Rules, datetime, int], int]
 
@@ -39,7 +42,7 @@ RETRY_AFTER_WORKER_LOSS_SECONDS: Final = 5
 log = structlog.get_logger(__name__)
 
 
-def operation_task(kind: OperationKind, request_type: type[R], handler: Handler) -> Task:
+def operation_task(kind: OperationKind, request_type: type[R], handler: Handler) -> BillingTask:
     """Register the task that executes operations of one kind in one transaction.
 
     handler: (tx, operation, request, rules, *, now) -> result; a use case.
@@ -62,7 +65,7 @@ def two_step_operation_task(
     record: Callable[[Tx, Operation, R, Rules], None],
     ask: Callable[[R], T],
     complete: Callable[..., dict[str, Any]],
-) -> Task:
+) -> BillingTask:
     """Register a task that asks somebody else in between: intent, question, and what follows from the answer.
 
     record and complete run in a transaction each; `ask` runs in none.
@@ -85,14 +88,13 @@ def two_step_operation_task(
     return _register(kind, request_type, work)
 
 
-def job_task(job: Job, one_pass: Pass) -> Task:
+def job_task(job: Job, one_pass: Pass) -> BillingTask:
     """Register the task of a beat job: passes of one transaction each, until nothing is due."""
 
-    @app.task(name=job.task_name, bind=True, ignore_result=True)
-    def run(self: Task, as_of: str | None = None, **_: Any) -> None:
-        with structlog.contextvars.bound_contextvars(job=str(job), task_id=self.request.id):
-            if not run_job(job, one_pass, as_of=parse_as_of(as_of), seconds=JOB_SECONDS):
-                app.send_task(job.task_name, retry=False)
+    @app.task(name=job.task_name, ignore_result=True)
+    def run(as_of: str | None = None, **_: Any) -> None:
+        if not run_job(job, one_pass, as_of=parse_as_of(as_of), seconds=JOB_SECONDS):
+            app.send_task(job.task_name, retry=False)
 
     return run
 
@@ -100,27 +102,40 @@ def job_task(job: Job, one_pass: Pass) -> Task:
 def run_job(job: Job, one_pass: Pass, *, as_of: datetime | None, seconds: float | None) -> bool:
     """Run passes until nothing is due, or `seconds` are over; whether nothing was left."""
     settings = runtime().settings
-    started_at, started = utc_now(), monotonic()
-    items = 0
 
     def once() -> int:
         with runtime().database.transaction() as tx:
             return one_pass(tx, load_rules(tx, settings), as_of or utc_now(), settings.batch_size)
 
-    finished = True
-    while done := with_retries(once):
-        items += done
-        if seconds is not None and monotonic() - started > seconds:
-            finished = False
-            break
+    with timed_job(job) as run:
+        started = monotonic()
+        while done := with_retries(once):
+            run.items += done
+            if seconds is not None and monotonic() - started > seconds:
+                return False
+    return True
+
+
+@dataclass
+class JobRun:
+    """A run of a job while it lasts."""
+
+    started_at: datetime
+    items: int = 0
+
+
+@contextmanager
+def timed_job(job: Job) -> Iterator[JobRun]:
+    """Note when the job ran, how long, and over how many items."""
+    run, started = JobRun(utc_now()), monotonic()
+    yield run
     duration_ms = int((monotonic() - started) * 1_000)
     with runtime().database.transaction() as tx:
         job_runs.record(
-            tx, job, started_at=started_at, finished_at=utc_now(), duration_ms=duration_ms, items=items
+            tx, job, started_at=run.started_at, finished_at=utc_now(), duration_ms=duration_ms, items=run.items
         )
-    if items:
-        log.info("job_ran", items=items, duration_ms=duration_ms, finished=finished)
-    return finished
+    if run.items:
+        log.info("job_ran", job=str(job), items=run.items, duration_ms=duration_ms)
 
 
 def parse_as_of(text: str | None) -> datetime | None:
@@ -133,16 +148,15 @@ def parse_as_of(text: str | None) -> datetime | None:
     return as_of
 
 
-def _register(kind: OperationKind, request_type: type[R], work: Callable[[Operation, R], None]) -> Task:
+def _register(kind: OperationKind, request_type: type[R], work: Callable[[Operation, R], None]) -> BillingTask:
     @app.task(
         name=kind.task_name,
-        bind=True,
         ignore_result=True,
         max_retries=3,
         default_retry_delay=RETRY_AFTER_WORKER_LOSS_SECONDS,
     )
-    def run(self: Task, operation_id: str, **_: Any) -> None:
-        with structlog.contextvars.bound_contextvars(operation_id=operation_id, task_id=self.request.id):
+    def run(operation_id: str, **_: Any) -> None:
+        with structlog.contextvars.bound_contextvars(operation_id=operation_id):
             _execute(UUID(operation_id), request_type, work)
 
     return run
@@ -160,9 +174,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
     if operation is None:
         log.debug("operation_skipped")
         return
-    with structlog.contextvars.bound_contextvars(
-        kind=str(operation.kind), account_id=str(operation.account_id)
-    ):
+    with structlog.contextvars.bound_contextvars(kind=str(operation.kind), account_id=str(operation.account_id)):
         try:
             work(operation, msgspec.convert(operation.payload, request_type))
             log.info("operation_executed", attempts=operation.attempts)

@@ -201,9 +201,7 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
     accounts = tx.rows("SELECT * FROM accounts WHERE id = ANY (%(ids)s) ORDER BY id", ids=ids)
     subscriptions = _by_account(
         Subscription,
-        tx.rows(
-            "SELECT * FROM subscriptions WHERE account_id = ANY (%(ids)s) AND status <> 'ended'", ids=ids
-        ),
+        tx.rows("SELECT * FROM subscriptions WHERE account_id = ANY (%(ids)s) AND status <> 'ended'", ids=ids),
     )
     periods = _by_account(
         Period,
@@ -259,9 +257,7 @@ def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     insert_many(tx, "subscriptions", SUBSCRIPTION_TYPES, new_subscriptions)
 
     new_periods, changed_periods = _difference(changes, "periods", PERIOD_KEY)
-    delete_many(
-        tx, "subscription_periods", {key: PERIOD_TYPES[key] for key in PERIOD_KEY}, _withdrawn(changes)
-    )
+    delete_many(tx, "subscription_periods", {key: PERIOD_TYPES[key] for key in PERIOD_KEY}, _withdrawn(changes))
     update_many(tx, "subscription_periods", PERIOD_TYPES, changed_periods, key=PERIOD_KEY)
     insert_many(tx, "subscription_periods", PERIOD_TYPES, new_periods)
 

@@ -19,9 +19,7 @@ def create(tx: Tx, *, account_id: UUID, name: str, time_zone: str, test_clock_id
     )
 
 
-def create_user(
-    tx: Tx, *, user_id: UUID, account_id: UUID, email: str, password_hash: str, role: str
-) -> None:
+def create_user(tx: Tx, *, user_id: UUID, account_id: UUID, email: str, password_hash: str, role: str) -> None:
     """A user of the account. Raises EmailTaken."""
     tx.execute(
         """

@@ -56,9 +56,7 @@ def lock(tx: Tx, bank_transfer_id: UUID) -> Row[Any]:
     return tx.one("SELECT * FROM bank_transfers WHERE id = %(id)s FOR UPDATE", id=bank_transfer_id)
 
 
-def approve(
-    tx: Tx, request: ApproveBankTransfer, *, payment_id: UUID, decided_by: UUID, at: datetime
-) -> None:
+def approve(tx: Tx, request: ApproveBankTransfer, *, payment_id: UUID, decided_by: UUID, at: datetime) -> None:
     """Write the decision that the money came."""
     tx.execute(
         """

@@ -18,9 +18,7 @@ def insert_many(tx: Tx, table: str, types: Mapping[str, str], rows: Sequence[obj
         )
 
 
-def update_many(
-    tx: Tx, table: str, types: Mapping[str, str], rows: Sequence[object], *, key: Sequence[str]
-) -> None:
+def update_many(tx: Tx, table: str, types: Mapping[str, str], rows: Sequence[object], *, key: Sequence[str]) -> None:
     """Write every column of `types` that is not in `key` to the row that `key` names."""
     if rows:
         assignments = ", ".join(f"{column} = v.{column}" for column in types if column not in key)
@@ -49,8 +47,6 @@ def _placeholders(types: Mapping[str, str]) -> str:
 def _columns(types: Mapping[str, str], rows: Sequence[object]) -> dict[str, list[Any]]:
     columns = {column: [getattr(row, column) for row in rows] for column in types}
     for column, type_ in types.items():
-        if (
-            type_ == "text"
-        ):  # psycopg dumps a list by the type of its first element: enums and strings must not mix
+        if type_ == "text":  # psycopg dumps a list by the type of its first element: enums and strings must not mix
             columns[column] = [None if value is None else str(value) for value in columns[column]]
     return columns

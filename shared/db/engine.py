@@ -37,9 +37,7 @@ REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
 }
 
 # Lost connections and the two ways in which PostgreSQL asks for another try.
-TRANSIENT_SQLSTATES: Final = frozenset(
-    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"}
-)
+TRANSIENT_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"})
 
 
 class Tx:

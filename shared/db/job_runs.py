@@ -10,9 +10,7 @@ from shared.db.engine import Tx
 from shared.messages import Job
 
 
-def record(
-    tx: Tx, job: Job, *, started_at: datetime, finished_at: datetime, duration_ms: int, items: int
-) -> None:
+def record(tx: Tx, job: Job, *, started_at: datetime, finished_at: datetime, duration_ms: int, items: int) -> None:
     """Note a run; the newest is kept."""
     tx.execute(
         """

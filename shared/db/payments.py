@@ -49,9 +49,7 @@ def succeeded_with(tx: Tx, provider: PaymentMethod, external_payment_id: str) ->
     )
 
 
-def require_unused(
-    tx: Tx, provider: PaymentMethod, external_payment_id: str, *, for_invoice: UUID
-) -> Row[Any] | None:
+def require_unused(tx: Tx, provider: PaymentMethod, external_payment_id: str, *, for_invoice: UUID) -> Row[Any] | None:
     """The payment, if it settled this very invoice before. Raises PaymentAlreadyUsed if another one."""
     used = succeeded_with(tx, provider, external_payment_id)
     if used is not None and used.invoice_id != for_invoice:

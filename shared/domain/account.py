@@ -72,9 +72,7 @@ class Action(StrEnum):
     USE = "use"
 
 
-def require_access(
-    action: Action, *, status: AccountStatus, access_ends_at: datetime | None, now: datetime
-) -> None:
+def require_access(action: Action, *, status: AccountStatus, access_ends_at: datetime | None, now: datetime) -> None:
     """The one gate. Raises AccountSuspended or AccountCancelled.
 
     It decides from dates: once `access_ends_at` has come the account counts as suspended, whether or

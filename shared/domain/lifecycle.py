@@ -129,9 +129,7 @@ def _unpaid_renewal_lapses_at(
         due_at = ahead.period_ends_at
         terms = _renewal_terms(sub, rules, ahead)
         if terms.plan.id == sub.plan_id:
-            ends_at = boundary(
-                sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 3, sub.time_zone
-            )
+            ends_at = boundary(sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 3, sub.time_zone)
         else:
             ends_at = boundary(
                 ahead.period_starts_at or due_at,
@@ -204,9 +202,7 @@ def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         index = sub.period_index + 1
         state = _open_period(
             state,
-            replace(
-                sub, period_index=index, current_period_starts_at=at, current_period_ends_at=terms.ends_at
-            ),
+            replace(sub, period_index=index, current_period_starts_at=at, current_period_ends_at=terms.ends_at),
         )
     else:
         state = _open_phase(state, terms.plan, terms.assigned_by, price_minor=terms.price_minor, at=at)
@@ -231,9 +227,7 @@ def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         state = replace(state, invoices=(*state.invoices, invoice))
     # An unpaid period is never rolled: grace ends with the period at the latest.
     grace_ends_at = min(_add_days(at, terms.plan.grace_days, sub), terms.ends_at)
-    return _set_subscription(
-        state, SubscriptionEvent.DEFER, grace_ends_at=grace_ends_at, grace_extended=False
-    )
+    return _set_subscription(state, SubscriptionEvent.DEFER, grace_ends_at=grace_ends_at, grace_extended=False)
 
 
 def _grace_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
@@ -393,9 +387,7 @@ def settle(
     if invoice.purpose is InvoicePurpose.ACTIVATION:
         plan = rules.plans[invoice.plan_id]
         if sub is None:
-            state = _open_subscription(
-                state, rules, plan, invoice.assigned_by, at=at, price_minor=invoice.amount_minor
-            )
+            state = _open_subscription(state, rules, plan, invoice.assigned_by, at=at, price_minor=invoice.amount_minor)
         else:
             state = _open_phase(state, plan, invoice.assigned_by, price_minor=invoice.amount_minor, at=at)
         state = _set_subscription(state, SubscriptionEvent.ACTIVATE, **paid_with)
@@ -455,9 +447,7 @@ def cancel(state: AccountState, *, at: datetime, at_period_end: bool) -> Account
     return _end(state, EndReason.CANCELLED, at)
 
 
-def assign_plan(
-    state: AccountState, rules: Rules, plan: Plan, *, at: datetime, at_period_end: bool
-) -> AccountState:
+def assign_plan(state: AccountState, rules: Rules, plan: Plan, *, at: datetime, at_period_end: bool) -> AccountState:
     """An admin gives a plan, at once or when the period ends; what was owed is void.
 
     Raises PlanNotAssignable.
@@ -468,9 +458,7 @@ def assign_plan(
     if sub is not None and at_period_end:
         return _replace_live(
             state,
-            replace(
-                sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.ADMIN, cancel_at_period_end=False
-            ),
+            replace(sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.ADMIN, cancel_at_period_end=False),
         )
     state = _void_invoices(state, {invoice.id for invoice in state.invoices}, at)
     if sub is None:
@@ -512,9 +500,7 @@ def adjust_credits(
             effective_at=at,
             expires_at=expires_at,
         )
-        return _post(
-            replace(state, grants=(*state.grants, grant)), grant_id=grant.id, amount=amount, **posting
-        )
+        return _post(replace(state, grants=(*state.grants, grant)), grant_id=grant.id, amount=amount, **posting)
     for line, (grant, part) in enumerate(take(state.grants, -amount, at=at)):
         state = _set_grant(state, replace(grant, remaining=grant.remaining - part))
         state = _post(state, grant_id=grant.id, amount=-part, line=line, **posting)
@@ -556,9 +542,7 @@ def _renewal_terms(sub: Subscription, rules: Rules, invoice: Invoice | None) -> 
         plan_id, assigned_by = sub.next_plan_id, sub.next_plan_assigned_by
     plan = rules.plans[plan_id]
     if plan_id == sub.plan_id:
-        ends_at = boundary(
-            sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 2, sub.time_zone
-        )
+        ends_at = boundary(sub.anchor_at, sub.interval, sub.interval_count, sub.period_index + 2, sub.time_zone)
         return _RenewalTerms(plan, assigned_by, sub.price_minor, sub.currency, ends_at)
     ends_at = boundary(starts_at, plan.interval, plan.interval_count, 1, sub.time_zone)
     price_minor = invoice.amount_minor if invoice is not None else plan.price_minor
@@ -583,9 +567,7 @@ def _choose_free_plan(state: AccountState, rules: Rules, plan: Plan, *, at: date
         raise PeriodAlreadyPaid("an invoice for the next period exists; the change can follow that period")
     return _replace_live(
         state,
-        replace(
-            sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.CHECKOUT, cancel_at_period_end=False
-        ),
+        replace(sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.CHECKOUT, cancel_at_period_end=False),
     )
 
 
@@ -601,11 +583,7 @@ def _open_invoice(
     sub = state.live
     starts_at = sub.current_period_ends_at if sub is not None and purpose is InvoicePurpose.RENEWAL else None
     for other in state.invoices:
-        if (
-            other.purpose is not purpose
-            or other.period_starts_at != starts_at
-            or other.status is InvoiceStatus.VOID
-        ):
+        if other.purpose is not purpose or other.period_starts_at != starts_at or other.status is InvoiceStatus.VOID:
             continue
         if other.status is InvoiceStatus.PAID:
             raise PeriodAlreadyPaid("the next period is paid", invoice_id=str(other.id))
@@ -613,9 +591,7 @@ def _open_invoice(
             same = replace(other, payment_method=method)
             return _set_invoice(state, same), same
         if other.transfer_pending_since is not None:
-            raise TransferPending(
-                "a bank transfer for another plan waits for a decision", invoice_id=str(other.id)
-            )
+            raise TransferPending("a bank transfer for another plan waits for a decision", invoice_id=str(other.id))
         state = _void_invoices(state, {other.id}, at)
     invoice = Invoice(
         id=rules.new_id(),
@@ -740,9 +716,7 @@ def _end(state: AccountState, reason: EndReason, at: datetime) -> AccountState:
         next_plan_assigned_by=None,
     )
     event = AccountEvent.CANCEL if reason is EndReason.CANCELLED else AccountEvent.SUSPEND
-    account = replace(
-        state.account, status=next_account_status(state.account.status, event), status_reason=str(reason)
-    )
+    account = replace(state.account, status=next_account_status(state.account.status, event), status_reason=str(reason))
     return replace(_replace_live(state, ended), account=account)
 
 
@@ -756,9 +730,7 @@ def _open_period(state: AccountState, sub: Subscription) -> AccountState:
         period_index=sub.period_index,
         starts_at=sub.current_period_starts_at,
         ends_at=sub.current_period_ends_at,
-        previous_ends_at=None
-        if sub.current_period_starts_at == sub.started_at
-        else sub.current_period_starts_at,
+        previous_ends_at=None if sub.current_period_starts_at == sub.started_at else sub.current_period_starts_at,
     )
     return replace(_replace_live(state, sub), periods=(*state.periods, period))
 

@@ -73,5 +73,5 @@ def backoff(attempts: int, *, base: timedelta, jitter: float) -> timedelta:
 
     jitter: in [0, 1); adds up to a half, so that what failed together does not return together.
     """
-    doubled = base * 2 ** min(max(attempts - 1, 0), 16)
-    return min(doubled, LONGEST_BACKOFF) * (1 + jitter / 2)
+    doublings = min(max(attempts - 1, 0), 16)
+    return min(base * (1 << doublings), LONGEST_BACKOFF) * (1 + jitter / 2)

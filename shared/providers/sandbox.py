@@ -13,9 +13,7 @@ class SandboxProvider:
     def retrieve(self, external_payment_id: str) -> ProviderPayment | None:
         """As the protocol says."""
         with self._database.transaction() as tx:
-            row = tx.maybe(
-                "SELECT * FROM sandbox_payments WHERE external_payment_id = %(id)s", id=external_payment_id
-            )
+            row = tx.maybe("SELECT * FROM sandbox_payments WHERE external_payment_id = %(id)s", id=external_payment_id)
         if row is None:
             return None
         return ProviderPayment(

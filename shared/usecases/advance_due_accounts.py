@@ -40,8 +40,7 @@ def _advance(tx: Tx, rules: Rules, account_ids: list[UUID], *, as_of: datetime) 
         with tx.savepoint():
             states = account_state.load(tx, account_ids, as_of=as_of)
             changes = [
-                Change(state, lifecycle.advance(state, rules, as_of=as_of, steps=STEPS_PER_PASS))
-                for state in states
+                Change(state, lifecycle.advance(state, rules, as_of=as_of, steps=STEPS_PER_PASS)) for state in states
             ]
             account_state.write(tx, changes, rules)
     except Exception as error:  # whatever it is, it must not stop the other accounts

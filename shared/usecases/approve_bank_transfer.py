@@ -32,9 +32,7 @@ def approve_bank_transfer(
     invoice = lifecycle.open_invoice(account.state, transfer.invoice_id)
     if request.override_reason is None:
         require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
-    payments.require_unused(
-        tx, PaymentMethod.BANK_TRANSFER, request.bank_transaction_id, for_invoice=invoice.id
-    )
+    payments.require_unused(tx, PaymentMethod.BANK_TRANSFER, request.bank_transaction_id, for_invoice=invoice.id)
     payments.record_intent(
         tx,
         payment_id=rules.new_id(),
@@ -47,9 +45,7 @@ def approve_bank_transfer(
     payment_id = payments.succeed(
         tx, operation.id, amount_minor=request.amount_minor, currency=request.currency, at=account.now
     )
-    bank_transfers.approve(
-        tx, request, payment_id=payment_id, decided_by=operation.principal_id, at=account.now
-    )
+    bank_transfers.approve(tx, request, payment_id=payment_id, decided_by=operation.principal_id, at=account.now)
     state = lifecycle.settle(
         account.state,
         rules,

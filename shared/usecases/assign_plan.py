@@ -13,18 +13,14 @@ from shared.domain.requests import AssignPlan
 from shared.errors import NotFound
 
 
-def assign_plan(
-    tx: Tx, operation: Operation, request: AssignPlan, rules: Rules, *, now: datetime
-) -> dict[str, Any]:
+def assign_plan(tx: Tx, operation: Operation, request: AssignPlan, rules: Rules, *, now: datetime) -> dict[str, Any]:
     """Assign at once or when the period ends. Raises NotFound, PlanNotAssignable."""
     account = account_state.open_operation_account(tx, operation, rules, now=now)
     plan = rules.plan_by_slug(request.plan)
     if plan is None:
         raise NotFound(f"no plan is called {request.plan}")
     before = account.state.live
-    state = lifecycle.assign_plan(
-        account.state, rules, plan, at=account.now, at_period_end=request.at_period_end
-    )
+    state = lifecycle.assign_plan(account.state, rules, plan, at=account.now, at_period_end=request.at_period_end)
     account_state.write(tx, [Change(account.loaded, state)], rules)
     audit.record(
         tx,

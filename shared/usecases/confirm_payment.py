@@ -48,9 +48,7 @@ def settle_confirmed(
     Raises PaymentNotSucceeded, PaymentMismatch, PaymentAlreadyUsed, InvoiceNotOpen.
     """
     account = account_state.open_operation_account(tx, operation, rules, now=now)
-    settled = payments.require_unused(
-        tx, request.provider, request.external_payment_id, for_invoice=request.invoice_id
-    )
+    settled = payments.require_unused(tx, request.provider, request.external_payment_id, for_invoice=request.invoice_id)
     if settled is not None:
         payments.drop_intent(tx, operation.id)
         return _result(operation, request, str(settled.id))

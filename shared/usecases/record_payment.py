@@ -19,9 +19,7 @@ def record_payment(
 ) -> dict[str, Any]:
     """Settle the invoice by an admin's word. Raises PaymentMismatch, PaymentAlreadyUsed, InvoiceNotOpen."""
     account = account_state.open_operation_account(tx, operation, rules, now=now)
-    payments.require_unused(
-        tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id
-    )
+    payments.require_unused(tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id)
     invoice = lifecycle.open_invoice(account.state, request.invoice_id)
     require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
     payments.record_intent(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,10 @@ with servers(unset, data_dir=Path(sys.argv[1]), postgres_options=["fsync=off"]):
     print("ready", flush=True)
     sys.stdin.read()
 """
+
+
+UNSET = Settings(database_url=None, broker_url=None)
+BROKER_ONLY = Settings(database_url="postgresql://elsewhere/billing", broker_url=None)
 
 
 class Command:
@@ -63,8 +68,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def use(folder: Path) -> Settings:
     """Enter and leave, as a short command does."""
-    unset = Settings(database_url=None, broker_url=None)
-    with servers(unset, data_dir=folder, postgres_options=["fsync=off"]) as settings:
+    with servers(UNSET, data_dir=folder, postgres_options=["fsync=off"]) as settings:
         assert query(settings, "SELECT current_database()") == "billing"
         assert broker(settings).ping()
     return settings
@@ -89,8 +93,7 @@ def running(folder: Path) -> list[bool]:
 
 
 def test_servers_run_while_they_are_used_and_keep_what_was_written(folder: Path) -> None:
-    unset = Settings(database_url=None, broker_url=None)
-    with servers(unset, data_dir=folder) as first:
+    with servers(UNSET, data_dir=folder) as first:
         assert running(folder) == [True, True]
         assert query(first, "SELECT current_setting('fsync')") == "on"
         assert query(first, "SELECT current_setting('listen_addresses')") == ""
@@ -101,7 +104,7 @@ def test_servers_run_while_they_are_used_and_keep_what_was_written(folder: Path)
             client.set("kept", "yes")
     assert running(folder) == [False, False]
 
-    with servers(unset, data_dir=folder) as second:
+    with servers(UNSET, data_dir=folder) as second:
         assert (second.database_url, second.broker_url) == (first.database_url, first.broker_url)
         with broker(second) as client:
             assert client.get("kept") == b"yes"
@@ -131,8 +134,7 @@ def test_what_a_killed_command_left_is_used_and_stopped_by_the_next(folder: Path
 
 
 def test_servers_that_were_killed_come_back(folder: Path) -> None:
-    unset = Settings(database_url=None, broker_url=None)
-    with servers(unset, data_dir=folder) as before:
+    with servers(UNSET, data_dir=folder) as before:
         postmaster = int((folder / "postgres/data/postmaster.pid").read_text().split()[0])
         for pid in (postmaster, Valkey(folder / "valkey").pid):
             os.kill(pid, signal.SIGKILL)
@@ -143,9 +145,7 @@ def test_servers_that_were_killed_come_back(folder: Path) -> None:
 
 def test_a_stranger_with_the_old_process_number_is_not_taken_for_the_server(folder: Path) -> None:
     use(folder)
-    own_number = (
-        f"{os.getpid()}\n{folder}/postgres/data\n1700000000\n5432\n\n\n  1234567      1234\nready   \n"
-    )
+    own_number = f"{os.getpid()}\n{folder}/postgres/data\n1700000000\n5432\n\n\n  1234567      1234\nready   \n"
     lock = folder / "postgres/data/postmaster.pid"
     lock.write_text(own_number)
     owner = lock.parent.stat()
@@ -182,28 +182,22 @@ def test_a_folder_of_somebody_else_is_not_trusted_with_the_socket(folder: Path) 
 
 
 def test_the_broker_wants_its_password(folder: Path) -> None:
-    unset = Settings(database_url=None, broker_url=None)
-    with servers(unset, data_dir=folder) as settings:
+    with servers(BROKER_ONLY, data_dir=folder) as settings:
         assert settings.broker_url is not None
-        stranger = redis.Redis.from_url("redis://" + settings.broker_url.rpartition("@")[2])
-        with stranger, pytest.raises(redis.AuthenticationError):
-            stranger.ping()
+        with redis.Redis.from_url("redis://" + settings.broker_url.rpartition("@")[2]) as stranger:
+            pytest.raises(redis.AuthenticationError, stranger.ping)
     assert (folder / "valkey" / "valkey.conf").stat().st_mode & 0o077 == 0
 
 
 def test_a_broker_moves_to_another_port_when_its_own_is_taken(folder: Path) -> None:
-    first = use(folder)
-    config = folder / "valkey" / "valkey.conf"
-    with servers(
-        Settings(broker_url=None, database_url="postgresql://unused/x"), data_dir=folder / "other"
-    ) as other:
-        taken = str(make_url(other.broker_url or "").port)
-        lines = [
-            f"port {taken}" if line.startswith("port ") else line for line in config.read_text().splitlines()
-        ]
-        config.write_text("\n".join(lines))
-        assert make_url(use(folder).broker_url or "").port not in {None, int(taken)}
-    assert first.broker_url is not None
+    with servers(BROKER_ONLY, data_dir=folder) as before:
+        pass
+    port = make_url(before.broker_url or "").port
+    assert port is not None
+    with socket.create_server(("127.0.0.1", port)), servers(BROKER_ONLY, data_dir=folder) as after:
+        assert make_url(after.broker_url or "").port != port
+        with broker(after) as client:
+            assert client.ping()
 
 
 def test_nothing_is_embedded_when_both_urls_are_set(folder: Path) -> None:

@@ -34,9 +34,7 @@ def test_every_package_is_pinned_by_version_and_hash(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_names_an_index_or_a_path(name: str) -> None:
     text = (PROJECT_DIR / "requirements" / f"{name}.txt").read_text()
-    assert not re.search(
-        r"://|--index|--extra|--find-links|--trusted|^ *(# +)?/|@ ", text, flags=re.MULTILINE
-    )
+    assert not re.search(r"://|--index|--extra|--find-links|--trusted|^ *(# +)?/|@ ", text, flags=re.MULTILINE)
 
 
 def test_development_runs_on_the_versions_of_production() -> None:

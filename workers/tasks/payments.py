@@ -16,9 +16,7 @@ def ask_provider(request: ConfirmPayment) -> ProviderPayment | None:
 
 
 open_invoice_task = operation_task(OperationKind.OPEN_INVOICE, OpenInvoice, open_invoice.open_invoice)
-record_payment_task = operation_task(
-    OperationKind.RECORD_PAYMENT, RecordPayment, record_payment.record_payment
-)
+record_payment_task = operation_task(OperationKind.RECORD_PAYMENT, RecordPayment, record_payment.record_payment)
 confirm_payment_task = two_step_operation_task(
     OperationKind.CONFIRM_PAYMENT,
     ConfirmPayment,
