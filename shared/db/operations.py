@@ -12,7 +12,6 @@ from shared.db.engine import Jsonb, Tx, jitter
 from shared.domain.operation import Operation, OperationKind, OperationStatus, PrincipalKind, backoff
 from shared.errors import BillingError, IdempotencyKeyReused, NotFound, RetryRefused
 
-
 ToSend = tuple[UUID, OperationKind]
 
 
