@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PROJECT_DIR: Final = Path(__file__).resolve().parent.parent
 DEVELOPMENT_SECRET: Final = "development-only-secret-never-valid-in-production"
 SECRET_MIN_LENGTH: Final = 32
+EXAMPLE_IBAN: Final = "DE89370400440532013000"
 
 
 class Settings(BaseSettings):
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     hold_ttl_max_seconds: int = Field(86_400, ge=1, le=86_400, description="longest life a hold may ask for")
 
     seller_name: str = Field("Example Seller Ltd", description="beneficiary printed on payment instructions")
-    seller_iban: str = Field("DE89370400440532013000", description="IBAN that bank transfers go to")
+    seller_iban: str = Field(EXAMPLE_IBAN, description="IBAN that bank transfers go to")
     seller_bic: str = Field("COBADEFFXXX", description="BIC of that account")
 
     beat_interval_seconds: int = Field(60, ge=1, le=3_600, description="time between two ticks of a beat job")
@@ -95,6 +96,8 @@ class Settings(BaseSettings):
             raise ValueError("BILLING_SANDBOX=1 settles invoices without money; unset it in production")
         if self.database_url is None or self.broker_url is None:
             raise ValueError("set DATABASE_URL and BROKER_URL; embedded servers are for development")
+        if self.seller_iban == EXAMPLE_IBAN:
+            raise ValueError("set SELLER_NAME, SELLER_IBAN and SELLER_BIC; the default account is an example")
         return self
 
     @property

@@ -30,6 +30,8 @@ import psycopg
 import redis
 from psycopg.pq import PGconn, Ping
 from psycopg.sql import SQL, Identifier
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.config import Settings
 from shared.errors import NotReady
@@ -237,7 +239,7 @@ class Valkey:
         if not self._config.exists():
             return False
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=5) as client:
+            with self._client() as client:
                 return bool(client.ping())
         except redis.BusyLoadingError:
             return True
@@ -262,14 +264,17 @@ class Valkey:
 
     def stop(self) -> None:
         """Write everything, end, and return when the port is closed."""
-        with redis.Redis.from_url(self.url) as client:
+        with self._client() as client:
             client.shutdown(nosave=True)
         _until(lambda: not self.running(), "Valkey to end", self._log)
 
     def _ready(self) -> bool:
-        with suppress(redis.ConnectionError), redis.Redis.from_url(self.url) as client:
+        with suppress(redis.ConnectionError), self._client() as client:
             return bool(client.ping())
         return False
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=2, retry=Retry(NoBackoff(), 0))
 
     def _settings(self) -> dict[str, str]:
         return dict(line.split(" ", 1) for line in self._config.read_text().splitlines())

@@ -122,9 +122,7 @@ def reset_sql(settings: Settings) -> str:
             if connection.execute(SQL("SELECT FROM {} LIMIT 1").format(Identifier(*table))).fetchall():
                 names = {"table": Identifier(*table), "kept": Identifier("pristine", *table)}
                 connection.execute(SQL("CREATE TABLE {kept} AS TABLE {table}").format(**names))
-                statements.append(
-                    SQL("INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE {kept}").format(**names)
-                )
+                statements.append(SQL("INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE {kept}").format(**names))
         return SQL("; ").join(statements).as_string(connection)
 
 
@@ -200,9 +198,7 @@ def _opened(url: str | None) -> Iterator[Database]:
 
 def _copy(servers: Settings, template: str, name: str) -> None:
     with _connect(servers.database_url) as connection:
-        connection.execute(
-            SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template))
-        )
+        connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
 
 
 def _drop(servers: Settings, name: str) -> None:

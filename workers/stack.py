@@ -18,9 +18,9 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final, Self
 
-from celery import Celery
 from kombu.exceptions import OperationalError
 
+from shared.broker import make_celery
 from shared.config import PROJECT_DIR, Settings
 from shared.errors import NotReady
 
@@ -140,7 +140,7 @@ class Stack:
         self.settings = settings.model_copy(update={"api_bind": bind})
         self.url = f"http://{bind}"
         self._on_ready = on_ready
-        self._celery = Celery(broker=settings.broker_url, set_as_current=False)
+        self._celery = make_celery(settings, sends_only=True)
         self._processes = {process.name: process for process in self._describe()}
 
     def __getitem__(self, name: str) -> Process:

@@ -282,9 +282,7 @@ def test_the_two_passes_of_a_fold_are_two_anchors() -> None:
 
 @pytest.mark.parametrize("interval", list(Interval))
 @pytest.mark.parametrize("tz", ["UTC", NY, APIA])
-def test_period_containing_takes_constant_time(
-    monkeypatch: pytest.MonkeyPatch, interval: Interval, tz: str
-) -> None:
+def test_period_containing_takes_constant_time(monkeypatch: pytest.MonkeyPatch, interval: Interval, tz: str) -> None:
     calls = 0
     inner = calendar._boundary
 
@@ -349,9 +347,7 @@ BAD_SCHEDULES: Table = {
 
 
 @pytest.mark.parametrize(("anchor", "interval", "count", "tz", "message"), rules(BAD_SCHEDULES))
-def test_bad_schedules_are_refused(
-    anchor: Any, interval: str, count: int, tz: str, message: str
-) -> None:
+def test_bad_schedules_are_refused(anchor: Any, interval: str, count: int, tz: str, message: str) -> None:
     with pytest.raises(InvalidSchedule, match=message):
         boundary(anchor, interval, count, 1, tz)
     inside = anchor if isinstance(anchor, datetime) and anchor.tzinfo else GOOD

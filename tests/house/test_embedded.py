@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -184,20 +183,34 @@ def test_a_folder_of_somebody_else_is_not_trusted_with_the_socket(folder: Path) 
 def test_the_broker_wants_its_password(folder: Path) -> None:
     with servers(BROKER_ONLY, data_dir=folder) as settings:
         assert settings.broker_url is not None
-        with redis.Redis.from_url("redis://" + settings.broker_url.rpartition("@")[2]) as stranger:
-            pytest.raises(redis.AuthenticationError, stranger.ping)
+        stranger = redis.Redis.from_url("redis://" + settings.broker_url.rpartition("@")[2])
+        with stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
     assert (folder / "valkey" / "valkey.conf").stat().st_mode & 0o077 == 0
 
 
 def test_a_broker_moves_to_another_port_when_its_own_is_taken(folder: Path) -> None:
     with servers(BROKER_ONLY, data_dir=folder) as before:
-        pass
-    port = make_url(before.broker_url or "").port
-    assert port is not None
-    with socket.create_server(("127.0.0.1", port)), servers(BROKER_ONLY, data_dir=folder) as after:
-        assert make_url(after.broker_url or "").port != port
-        with broker(after) as client:
+        port = make_url(before.broker_url or "").port
+    config = folder / "other" / "valkey" / "valkey.conf"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"port {port}\nrequirepass another\n")
+    with servers(BROKER_ONLY, data_dir=folder / "other") as other:
+        assert make_url(other.broker_url or "").port == port
+        with servers(BROKER_ONLY, data_dir=folder) as after, broker(after) as client:
+            assert make_url(after.broker_url or "").port != port
             assert client.ping()
+
+
+def test_a_broker_that_does_not_answer_is_named_and_left_alone(folder: Path) -> None:
+    with servers(BROKER_ONLY, data_dir=folder):
+        pid = Valkey(folder / "valkey").pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(NotReady, match=f"end process {pid}"), servers(BROKER_ONLY, data_dir=folder):
+                pass
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_nothing_is_embedded_when_both_urls_are_set(folder: Path) -> None:

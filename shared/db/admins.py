@@ -1,0 +1,25 @@
+"""Platform admins: not users, and no row of a customer can make one."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from shared.db.engine import Tx
+
+
+def create(tx: Tx, *, admin_id: UUID, email: str, password_hash: str) -> None:
+    """A new admin. Raises EmailTaken."""
+    tx.execute(
+        "INSERT INTO admins (id, email, password_hash) VALUES (%(id)s, %(email)s, %(password_hash)s)",
+        id=admin_id,
+        email=email,
+        password_hash=password_hash,
+    )
+
+
+def by_email(tx: Tx, email: str) -> Row[Any] | None:
+    """Who signs in with this (normalised) address, with the hash of the password."""
+    return tx.maybe(
+        "SELECT id, password_hash FROM admins WHERE email = %(email)s AND disabled_at IS NULL", email=email
+    )
