@@ -28,6 +28,8 @@ from shared.messages import Job
 from workers.app import app
 from workers.runtime import runtime
 
+__all__ = ["Pass", "Tx", "job_task", "operation_task", "run_job", "timed_job", "two_step_operation_task"]
+
 R = TypeVar("R", bound=Struct)
 T = TypeVar("T")
 

@@ -1,8 +1,13 @@
 """Accounts and their owners: creation."""
 
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Row
+
 from shared.db.engine import Tx
+from shared.errors import NotFound
 
 
 def create(tx: Tx, *, account_id: UUID, name: str, time_zone: str, test_clock_id: UUID | None) -> None:
@@ -31,4 +36,26 @@ def create_user(tx: Tx, *, user_id: UUID, account_id: UUID, email: str, password
         email=email,
         password_hash=password_hash,
         role=role,
+    )
+
+
+def get(tx: Tx, account_id: UUID) -> Row[Any]:
+    """A customer's account. Raises NotFound."""
+    row = tx.maybe(
+        "SELECT * FROM accounts WHERE id = %(id)s AND kind = 'customer' AND deleted_at IS NULL", id=account_id
+    )
+    if row is None:
+        raise NotFound("no such account")
+    return row
+
+
+def page(tx: Tx, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """Customers' accounts, newest first, from those made before `before`."""
+    return tx.rows(
+        """
+        SELECT * FROM accounts WHERE kind = 'customer' AND deleted_at IS NULL AND id < %(before)s
+        ORDER BY id DESC LIMIT %(limit)s
+        """,
+        before=before,
+        limit=limit,
     )

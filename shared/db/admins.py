@@ -20,6 +20,4 @@ def create(tx: Tx, *, admin_id: UUID, email: str, password_hash: str) -> None:
 
 def by_email(tx: Tx, email: str) -> Row[Any] | None:
     """Who signs in with this (normalised) address, with the hash of the password."""
-    return tx.maybe(
-        "SELECT id, password_hash FROM admins WHERE email = %(email)s AND disabled_at IS NULL", email=email
-    )
+    return tx.maybe("SELECT id, password_hash FROM admins WHERE email = %(email)s AND disabled_at IS NULL", email=email)

@@ -1,5 +1,6 @@
 """Bank transfers: submissions and their one decision."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared.db.engine import Tx
+from shared.domain.bank_transfer import BankTransferStatus
 from shared.domain.requests import ApproveBankTransfer
 from shared.errors import NotFound
 
@@ -90,4 +92,44 @@ def reject(tx: Tx, bank_transfer_id: UUID, *, reason: str, decided_by: UUID, at:
         decided_by=decided_by,
         at=at,
         reason=reason,
+    )
+
+
+def get(tx: Tx, account_id: UUID, bank_transfer_id: UUID) -> Row[Any]:
+    """A transfer of this account. Raises NotFound."""
+    row = tx.maybe(
+        "SELECT * FROM bank_transfers WHERE id = %(id)s AND account_id = %(account_id)s",
+        id=bank_transfer_id,
+        account_id=account_id,
+    )
+    if row is None:
+        raise NotFound("no such bank transfer")
+    return row
+
+
+def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """The account's transfers, newest first, from those made before `before`."""
+    return tx.rows(
+        """
+        SELECT * FROM bank_transfers WHERE account_id = %(account_id)s AND id < %(before)s
+        ORDER BY id DESC LIMIT %(limit)s
+        """,
+        account_id=account_id,
+        before=before,
+        limit=limit,
+    )
+
+
+def page_by_status(tx: Tx, status: BankTransferStatus, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """Everybody's transfers of one status with what each should bring, newest first; for admins."""
+    return tx.rows(
+        """
+        SELECT t.*, i.amount_minor, i.currency, i.reference FROM bank_transfers t
+        JOIN invoices i ON i.id = t.invoice_id
+        WHERE t.status = %(status)s AND t.id < %(before)s
+        ORDER BY t.id DESC LIMIT %(limit)s
+        """,
+        status=str(status),
+        before=before,
+        limit=limit,
     )

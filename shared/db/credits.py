@@ -3,6 +3,7 @@
 The work is done by the functions of migration 0002, which lock the account first.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -186,3 +187,49 @@ def _require(row: Row[Any], outcome: str, *, requested: int | None) -> None:
         )
     refusal, detail = _REFUSALS[row.outcome]
     raise refusal(detail)
+
+
+def hold(tx: Tx, account_id: UUID, hold_id: UUID, *, now: datetime) -> Row[Any]:
+    """A hold of this account, expired by its date even when no job has been there yet. Raises NotFound."""
+    row = tx.maybe(
+        """
+        SELECT id, amount, captured_amount, held_at, expires_at,
+               CASE WHEN status = 'open' AND expires_at <= account_now(account_id, %(now)s) THEN 'expired' ELSE status
+               END AS status,
+               CASE WHEN status = 'open' AND expires_at <= account_now(account_id, %(now)s) THEN expires_at
+               ELSE resolved_at END AS resolved_at
+        FROM holds WHERE id = %(id)s AND account_id = %(account_id)s
+        """,
+        id=hold_id,
+        account_id=account_id,
+        now=now,
+    )
+    if row is None:
+        raise errors.NotFound("no such hold")
+    return row
+
+
+def grants_page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """The account's grants, newest first, from those made before `before`."""
+    return tx.rows(
+        """
+        SELECT * FROM credit_grants WHERE account_id = %(account_id)s AND id < %(before)s
+        ORDER BY id DESC LIMIT %(limit)s
+        """,
+        account_id=account_id,
+        before=before,
+        limit=limit,
+    )
+
+
+def transactions_page(tx: Tx, account_id: UUID, *, before: int, limit: int) -> Sequence[Row[Any]]:
+    """The account's ledger, newest first, from the rows numbered below `before`."""
+    return tx.rows(
+        """
+        SELECT * FROM credit_transactions WHERE account_id = %(account_id)s AND seq < %(before)s
+        ORDER BY seq DESC LIMIT %(limit)s
+        """,
+        account_id=account_id,
+        before=before,
+        limit=limit,
+    )

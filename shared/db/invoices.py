@@ -108,3 +108,17 @@ def _numbered(invoice: Invoice, number: int) -> _NumberedInvoice:
     return _NumberedInvoice(
         **asdict(invoice), number_year=year, number=number, reference=creditor_reference(year, number)
     )
+
+
+def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """The account's invoices with their plans' slugs, newest first, from those made before `before`."""
+    return tx.rows(
+        """
+        SELECT i.*, p.slug AS plan FROM invoices i JOIN plans p ON p.id = i.plan_id
+        WHERE i.account_id = %(account_id)s AND i.id < %(before)s
+        ORDER BY i.id DESC LIMIT %(limit)s
+        """,
+        account_id=account_id,
+        before=before,
+        limit=limit,
+    )

@@ -213,3 +213,21 @@ def get(tx: Tx, operation_id: UUID) -> Row[Any]:
 
 def _operation(row: Row[Any]) -> Operation:
     return msgspec.convert(row, Operation, from_attributes=True)
+
+
+def page(
+    tx: Tx, *, status: OperationStatus | None, kind: OperationKind | None, before: UUID, limit: int
+) -> Sequence[Row[Any]]:
+    """Operations of a status and a kind, or of all, newest first; for admins."""
+    conditions = ["id < %(before)s"]
+    if status is not None:
+        conditions.append("status = %(status)s")
+    if kind is not None:
+        conditions.append("kind = %(kind)s")
+    return tx.rows(
+        f"SELECT * FROM operations WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT %(limit)s",  # noqa: S608
+        status=str(status),
+        kind=str(kind),
+        before=before,
+        limit=limit,
+    )

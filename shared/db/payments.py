@@ -1,5 +1,6 @@
 """Payments: intents, the provider's answer, and what settled what."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -89,4 +90,33 @@ def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, at: datetime) -> 
         operation_id=operation_id,
         problem=refusal.code,
         at=at,
+    )
+
+
+def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """The account's payments, newest first, from those made before `before`."""
+    return tx.rows(
+        """
+        SELECT * FROM payments WHERE account_id = %(account_id)s AND id < %(before)s
+        ORDER BY id DESC LIMIT %(limit)s
+        """,
+        account_id=account_id,
+        before=before,
+        limit=limit,
+    )
+
+
+def create_in_sandbox(tx: Tx, *, external_payment_id: str, invoice: Row[Any], succeeded: bool) -> None:
+    """A payment for this invoice, or a failed try, in the ledger of the pretend card provider."""
+    tx.execute(
+        """
+        INSERT INTO sandbox_payments (external_payment_id, account_id, invoice_id, succeeded, amount_minor, currency)
+        VALUES (%(external_id)s, %(account_id)s, %(invoice_id)s, %(succeeded)s, %(amount_minor)s, %(currency)s)
+        """,
+        external_id=external_payment_id,
+        account_id=invoice.account_id,
+        invoice_id=invoice.id,
+        succeeded=succeeded,
+        amount_minor=invoice.amount_minor,
+        currency=invoice.currency,
     )

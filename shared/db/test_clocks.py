@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
+
+from sqlalchemy import Row
 
 from shared.db.engine import Tx
 from shared.errors import ClockMovesForward, NotFound
@@ -46,3 +49,17 @@ def accounts_on(tx: Tx, test_clock_id: UUID) -> Sequence[UUID]:
         id=test_clock_id,
     )
     return [row.id for row in rows]
+
+
+def get(tx: Tx, test_clock_id: UUID) -> Row[Any]:
+    """A clock with how many accounts live on it. Raises NotFound."""
+    row = tx.maybe(
+        """
+        SELECT c.*, (SELECT count(*) FROM accounts a WHERE a.test_clock_id = c.id AND a.deleted_at IS NULL) AS accounts
+        FROM test_clocks c WHERE c.id = %(id)s
+        """,
+        id=test_clock_id,
+    )
+    if row is None:
+        raise NotFound("no such test clock")
+    return row

@@ -632,9 +632,9 @@ def _open_subscription(
     at: datetime,
     price_minor: int | None = None,
 ) -> AccountState:
-    """A new subscription that starts at `at`; in its trial if the plan has one."""
+    """A new subscription that starts at `at`; in its trial if the plan has one and the account is new."""
     account = state.account
-    trial = plan.trial_days > 0
+    trial = plan.trial_days > 0 and assigned_by is Assigner.SIGNUP
     ends_at = (
         boundary(at, Interval.DAY, plan.trial_days, 1, account.time_zone)
         if trial

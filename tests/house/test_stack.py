@@ -26,7 +26,7 @@ Start = Callable[[str], Process]
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a process that counts as ready once it has written to its log."""
-    started = []
+    started: list[Process] = []
 
     def start(code: str) -> Process:
         log = tmp_path / f"child-{len(started)}.log"
@@ -46,13 +46,17 @@ def family(process: Process) -> list[psutil.Process]:
     return [leader, *leader.children()]
 
 
-def gone(members: list[psutil.Process]) -> bool:
+def comes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 5
-    while any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in members):
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
     return True
+
+
+def gone(members: list[psutil.Process]) -> bool:
+    return comes_true(lambda: not any(m.is_running() and m.status() != psutil.STATUS_ZOMBIE for m in members))
 
 
 def test_what_ignores_the_request_to_end_is_killed_with_its_children(start: Start) -> None:
@@ -80,18 +84,18 @@ def test_a_killed_process_can_be_started_again(start: Start) -> None:
 def test_a_frozen_process_goes_on_when_it_is_told_to(start: Start) -> None:
     process = start(STUBBORN)
     process.wait()
+    members = family(process)
     process.send(signal.SIGSTOP)
-    assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    assert comes_true(lambda: all(member.status() == psutil.STATUS_STOPPED for member in members))
     process.send(signal.SIGCONT)
-    assert psutil.Process(process.pid).status() != psutil.STATUS_STOPPED
+    assert comes_true(lambda: all(member.status() != psutil.STATUS_STOPPED for member in members))
 
 
 def test_a_process_that_ends_is_reported_with_the_end_of_its_log(start: Start) -> None:
     process = start("import time; time.sleep(0.1); raise SystemExit('no such setting')")
+    assert gone([psutil.Process(process.pid)])
     with pytest.raises(NotReady, match=r"child ended with status 1; the end of .*\n(.*\n)*no such setting"):
-        while True:
-            process.wait()
-            time.sleep(0.01)
+        process.wait()
 
 
 def test_a_process_that_is_never_ready_is_given_up(start: Start) -> None:

@@ -3,14 +3,13 @@
 from datetime import datetime
 from typing import Final
 
-from shared.db.engine import Tx
 from shared.domain.lifecycle import Transition
 from shared.domain.operation import OperationKind
 from shared.domain.plan import Rules
 from shared.domain.requests import AssignPlan, CancelSubscription
 from shared.messages import Job
 from shared.usecases import advance_due_accounts, assign_plan, cancel_subscription
-from workers.task import Pass, job_task, operation_task
+from workers.task import Pass, Tx, job_task, operation_task
 
 TRANSITION_OF: Final = {
     Job.EXPIRE_TRIALS: Transition.TRIAL_END,
