@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 from uuid import UUID
 
 from msgspec import Struct
@@ -73,7 +73,7 @@ class Admin(Struct, frozen=True, kw_only=True):
     id: UUID
     session_id: UUID
 
-    kind = PrincipalKind.ADMIN
+    kind: ClassVar[PrincipalKind] = PrincipalKind.ADMIN
 
 
 Principal = Customer | Admin

@@ -4,6 +4,7 @@ Every problem has a stable `code`, which clients decide by; `type` leads to its 
 """
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ INTERNAL_ERROR: Final = ("internal_error", "something failed that should not; it
 OPERATION_DEAD: Final = "operation_dead"  # stored by the worker, and not an error of this process
 
 
-class RefusedRequest(Exception):  # it is a refusal, not an error
+class RefusedRequest(Exception):
     """A request that is refused for its form: status, code, sentence, and what is wrong where."""
 
     def __init__(self, status: HTTPStatus, code: str, detail: str, **members: Any) -> None:
@@ -61,7 +62,10 @@ class RefusedRequest(Exception):  # it is a refusal, not an error
 
 def status_of(refusal: type[BillingError]) -> HTTPStatus:
     """The status of an error or of the nearest class above it. Raises KeyError when there is none."""
-    return next(STATUS[kind] for kind in (*refusal.__mro__, BillingError) if kind in STATUS or kind is BillingError)
+    for kind in refusal.__mro__:
+        if issubclass(kind, BillingError) and kind in STATUS:
+            return STATUS[kind]
+    raise KeyError(refusal)
 
 
 def leaves(kind: type[BillingError] = BillingError) -> Iterator[type[BillingError]]:
@@ -168,5 +172,6 @@ def _unexpected(error: Exception) -> Response:
     return response(HTTPStatus.INTERNAL_SERVER_ERROR, *INTERNAL_ERROR)
 
 
+@lru_cache(maxsize=1)
 def _status_by_code() -> dict[str, HTTPStatus]:
     return {kind.code: status_of(kind) for kind in leaves()}

@@ -72,9 +72,11 @@ def make_celery(settings: Settings, *, sends_only: bool = False) -> Celery:
 
 
 def _transport_options(*, amqp: bool, sends_only: bool) -> dict[str, Any]:
+    # Who only sends tries to connect twice and gives up; a worker goes on trying.
+    bounded = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0} if sends_only else {}
     if amqp:
-        confirm = {"confirm_publish": True}
-        return {**confirm, "read_timeout": 2, "write_timeout": 2} if sends_only else confirm
+        waits = {"read_timeout": 2, "write_timeout": 2} if sends_only else {}
+        return {"confirm_publish": True, **waits, **bounded}
     wait = 0.5 if sends_only else 5
     return {
         "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
@@ -84,6 +86,7 @@ def _transport_options(*, amqp: bool, sends_only: bool) -> dict[str, Any]:
         "socket_connect_timeout": min(wait, 2),
         "socket_keepalive": True,
         "health_check_interval": 10,
+        **bounded,
     }
 
 
@@ -95,10 +98,13 @@ def send_all(app: Celery, messages: Sequence[Message]) -> None:
 
 
 def queue_depth(app: Celery, name: Queue) -> int:
-    """How many messages wait in a queue; raises what the transport raises."""
+    """How many messages wait in a queue; raises what the transport raises when there is no broker."""
     with app.connection_for_write() as connection:
         channel: Any = connection.default_channel
-        depth: int = channel.queue_declare(queue=str(name), passive=True).message_count
+        try:
+            depth: int = channel.queue_declare(queue=str(name), passive=True).message_count
+        except connection.channel_errors:  # no such queue yet; on Redis an empty one does not exist
+            return 0
         return depth
 
 

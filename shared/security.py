@@ -62,6 +62,11 @@ def signing_key(settings: Settings, purpose: str) -> bytes:
     return hmac.digest(settings.secret_key.get_secret_value().encode(), purpose.encode(), "sha256")
 
 
+def key_id(key: bytes) -> str:
+    """A name for a signing key that gives nothing of it away."""
+    return hashlib.sha256(b"key-id:" + key).hexdigest()[:16]
+
+
 def poll_token(settings: Settings, operation_id: UUID) -> str:
     """What lets an anonymous client read the operation that it started."""
     digest = hmac.digest(signing_key(settings, "poll-token"), operation_id.bytes, "sha256")

@@ -1,6 +1,8 @@
 """The whole system on one machine, left running: for trying the API, and for developing against it."""
 
+import secrets
 import threading
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -12,37 +14,40 @@ from shared.db.engine import Database
 from shared.db.migrations import run as migrations
 from shared.domain.plan import SEED_PLANS
 from shared.embedded import servers
+from shared.errors import NotReady
 from shared.ids import new_id
 from workers.stack import Stack, interruptible
 
-ADMIN_EMAIL = "admin@example.com"
+ADMIN_EMAIL: Final = "admin@example.com"
 
 
 def run_up(settings: Settings) -> None:
     """Start everything, print where it is, and stay until Ctrl-C or SIGTERM."""
     console = Console()
     settings = settings.model_copy(update={"environment": "development", "billing_sandbox": True})
-    with interruptible(), servers(settings) as settings:
+    with interruptible(), servers(settings) as running:
         try:
-            password = prepare(settings)
-            with Stack(settings, on_ready=lambda name: console.print(f"[dim]{name} is ready[/]")) as stack:
-                console.print(_signpost(stack, settings, password))
+            password = secrets.token_urlsafe(16)
+            prepare(running, ADMIN_EMAIL, password)
+            with Stack(running, on_ready=lambda name: console.print(f"[dim]{name} is ready[/]")) as stack:
+                console.print(_signpost(stack, running, password))
                 stay_until_interrupted(stack)
         except KeyboardInterrupt:
             console.print("stopped")
 
 
-def prepare(settings: Settings) -> str:
-    """Migrate, seed, and give the development admin a new password, which is returned."""
-    assert settings.database_url is not None  # noqa: S101 - `servers` fills it in
+def prepare(settings: Settings, admin_email: str, admin_password: str) -> None:
+    """Migrate, seed the plans, and let this admin sign in with this password."""
+    if settings.database_url is None:
+        raise NotReady("no database was started")
     migrations.upgrade(settings.database_url)
-    database = Database(settings.database_url, application_name="billing-up")
-    password = new_id().hex
+    database = Database(settings.database_url, application_name="billing-prepare")
+    password_hash = security.hash_password(admin_password)
     with database.transaction() as tx:
         plans.seed(tx, SEED_PLANS)
-        admins.create_or_reset(tx, email=ADMIN_EMAIL, password_hash=security.hash_password(password))
+        if not admins.set_password(tx, email=admin_email, password_hash=password_hash):
+            admins.create(tx, admin_id=new_id(), email=admin_email, password_hash=password_hash)
     database.dispose()
-    return password
 
 
 def stay_until_interrupted(stack: Stack) -> None:

@@ -21,3 +21,14 @@ def create(tx: Tx, *, admin_id: UUID, email: str, password_hash: str) -> None:
 def by_email(tx: Tx, email: str) -> Row[Any] | None:
     """Who signs in with this (normalised) address, with the hash of the password."""
     return tx.maybe("SELECT id, password_hash FROM admins WHERE email = %(email)s AND disabled_at IS NULL", email=email)
+
+
+def set_password(tx: Tx, *, email: str, password_hash: str) -> bool:
+    """Give an admin another password; False when there is no such admin."""
+    return bool(
+        tx.execute(
+            "UPDATE admins SET password_hash = %(password_hash)s WHERE email = %(email)s",
+            email=email,
+            password_hash=password_hash,
+        )
+    )

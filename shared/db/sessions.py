@@ -81,18 +81,17 @@ def use_refresh_token(
     return Rotation.ROTATED, row.session_expires_at
 
 
-def revoke(tx: Tx, session_id: UUID, *, reason: str, now: datetime) -> bool:
-    """End a session with all its tokens; False when it had ended before."""
-    return bool(
-        tx.execute(
-            """
-            UPDATE sessions SET revoked_at = %(now)s, revoked_reason = %(reason)s
-            WHERE id = %(id)s AND revoked_at IS NULL
-            """,
-            id=session_id,
-            reason=reason,
-            now=now,
-        )
+def revoke(tx: Tx, session_id: UUID, *, reason: str, now: datetime) -> Row[Any] | None:
+    """End a session with all its tokens; its user's account, or None when it had ended before."""
+    return tx.maybe(
+        """
+        UPDATE sessions s SET revoked_at = %(now)s, revoked_reason = %(reason)s
+        WHERE id = %(id)s AND revoked_at IS NULL
+        RETURNING (SELECT u.account_id FROM users u WHERE u.id = s.user_id) AS account_id
+        """,
+        id=session_id,
+        reason=reason,
+        now=now,
     )
 
 

@@ -1,0 +1,265 @@
+"""Who asks: from a header to a principal, checked against the database at every request.
+
+A token is believed for its signature and its session is looked up, so what is revoked, suspended or
+deleted is shut out at the next request. Cookies are neither made nor read.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from flask import Flask, current_app, request
+from flask_jwt_extended import JWTManager, create_access_token, create_refresh_token, decode_token
+from flask_jwt_extended.exceptions import JWTExtendedException
+from jwt import PyJWTError
+from msgspec import Struct
+
+from api.access import PERMISSIONS, Admin, Customer, Needs, Permission, Principal, Role
+from api.services import services
+from shared import security
+from shared.clock import utc_now
+from shared.config import Settings
+from shared.db import api_keys, audit, sessions
+from shared.db.engine import Tx
+from shared.db.sessions import Audience, Rotation
+from shared.domain.account import AccountStatus, require_access
+from shared.domain.operation import PrincipalKind
+from shared.errors import Forbidden, Unauthenticated, WrongAudience
+from shared.ids import new_id
+
+ALGORITHM: Final = "HS256"
+API_KEY_HEADER: Final = "X-API-Key"
+CLOCK_SKEW_SECONDS: Final = 10
+MAX_CREDENTIAL_LENGTH: Final = 2_048
+PRINCIPAL_KINDS: Final = {Audience.CUSTOMER: PrincipalKind.USER, Audience.ADMIN: PrincipalKind.ADMIN}
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """The claims of a token whose signature is ours and whose time has not run out."""
+
+    id: UUID
+    audience: Audience
+    principal_id: UUID
+    session_id: UUID
+
+
+class Tokens(Struct, frozen=True, kw_only=True):
+    """What a sign-in or a refresh hands out."""
+
+    access_token: str
+    refresh_token: str
+    expires_in_seconds: int
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Configure tokens: one algorithm, headers only, and a key that its id names."""
+    key = security.signing_key(settings, "tokens")
+    app.config.update(
+        JWT_SECRET_KEY=key,
+        JWT_ALGORITHM=ALGORITHM,
+        JWT_DECODE_ALGORITHMS=[ALGORITHM],
+        JWT_DECODE_AUDIENCE=[str(audience) for audience in Audience],
+        JWT_DECODE_LEEWAY=CLOCK_SKEW_SECONDS,
+        JWT_TOKEN_LOCATION=["headers"],
+        JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=settings.access_token_minutes),
+    )
+    keys = {security.key_id(key): key}
+    manager = JWTManager(app)
+
+    @manager.decode_key_loader
+    def key_of(header: dict[str, Any], _claims: dict[str, Any]) -> bytes:
+        try:
+            return keys[header["kid"]]
+        except (KeyError, TypeError):
+            raise Unauthenticated("the token is not valid") from None
+
+
+# --- signing in -------------------------------------------------------------------------------
+
+
+def open_session(tx: Tx, audience: Audience, principal_id: UUID, *, now: datetime) -> Tokens:
+    """Sign somebody in whose password was right."""
+    session_id = new_id()
+    expires_at = now + timedelta(days=services().settings.refresh_token_days)
+    sessions.create(
+        tx, session_id=session_id, audience=audience, principal_id=principal_id, now=now, expires_at=expires_at
+    )
+    return _issue(tx, audience, principal_id, session_id, now=now, expires_at=expires_at)
+
+
+def refresh_session(audience: Audience) -> Tokens:
+    """Exchange the refresh token of this request for a new pair; it is used up by that.
+
+    A token that was used before has been stolen from somebody, so its session ends.
+    Raises Unauthenticated, WrongAudience.
+    """
+    token = _bearer_token("refresh")
+    _require_audience(token, frozenset({audience}))
+    now = utc_now()
+    with services().database.transaction() as tx:
+        outcome, expires_at = sessions.use_refresh_token(
+            tx, refresh_token_id=token.id, session_id=token.session_id, now=now
+        )
+        if outcome is Rotation.REUSED:
+            _end_session(tx, token, reason="refresh_token_reused", now=now)
+        elif expires_at is not None and _live(tx, token, now=now) is not None:
+            return _issue(tx, audience, token.principal_id, token.session_id, now=now, expires_at=expires_at)
+    raise Unauthenticated("the refresh token is not valid any more; sign in again")
+
+
+def _issue(
+    tx: Tx, audience: Audience, principal_id: UUID, session_id: UUID, *, now: datetime, expires_at: datetime
+) -> Tokens:
+    refresh_token_id = new_id()
+    sessions.add_refresh_token(
+        tx, refresh_token_id=refresh_token_id, session_id=session_id, expires_at=expires_at
+    )
+    claims = {"aud": str(audience), "sid": str(session_id)}
+    header = {"kid": security.key_id(current_app.config["JWT_SECRET_KEY"])}
+    access_life: timedelta = current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
+    return Tokens(
+        access_token=create_access_token(
+            str(principal_id), additional_claims={**claims, "jti": str(new_id())}, additional_headers=header
+        ),
+        refresh_token=create_refresh_token(
+            str(principal_id),
+            expires_delta=expires_at - now,
+            additional_claims={**claims, "jti": str(refresh_token_id)},
+            additional_headers=header,
+        ),
+        expires_in_seconds=int(access_life.total_seconds()),
+    )
+
+
+# --- letting in -------------------------------------------------------------------------------
+
+
+@contextmanager
+def admitted(needs: Needs) -> Iterator[tuple[Tx, Principal | None]]:
+    """The transaction of this request, and who it is for. It commits when the request has succeeded.
+
+    Raises Unauthenticated, Forbidden, WrongAudience, AccountSuspended, AccountCancelled.
+    """
+    credential = _credential(needs)
+    if isinstance(credential, Token):
+        _require_audience(credential, needs.audiences)
+    now = utc_now()
+    with services().database.transaction() as tx:
+        principal: Principal | None = None
+        if isinstance(credential, Token):
+            principal = _live(tx, credential, now=now, needs=needs)
+        elif credential is not None:
+            principal = _live_api_key(tx, credential, needs, now=now)
+        if principal is None and credential is not None:
+            raise Unauthenticated("the credential is not valid, or not any more")
+        if principal is not None:
+            structlog.contextvars.bind_contextvars(
+                principal_kind=str(principal.kind), principal_id=str(principal.id)
+            )
+        yield tx, principal
+
+
+def _credential(needs: Needs) -> Token | str | None:
+    """A token, an API key, or nothing where nothing is needed."""
+    api_key = request.headers.get(API_KEY_HEADER)
+    if api_key is not None and "Authorization" in request.headers:
+        raise Unauthenticated(f"present either a token or an {API_KEY_HEADER}")
+    if api_key is not None:
+        return api_key[:MAX_CREDENTIAL_LENGTH]
+    if needs.anonymous and "Authorization" not in request.headers:
+        return None
+    return _bearer_token("access")
+
+
+def _bearer_token(kind: str) -> Token:
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(encoded) <= MAX_CREDENTIAL_LENGTH:
+        raise Unauthenticated("present a token: `Authorization: Bearer ...`")
+    try:
+        claims = decode_token(encoded.strip())
+        if claims["type"] != kind:
+            raise Unauthenticated(f"this is no {kind} token")
+        return Token(
+            id=UUID(claims["jti"]),
+            audience=Audience(claims["aud"]),
+            principal_id=UUID(claims["sub"]),
+            session_id=UUID(claims["sid"]),
+        )
+    except (PyJWTError, JWTExtendedException, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unauthenticated("the token is not valid, or not any more") from error
+
+
+def _require_audience(token: Token, audiences: frozenset[Audience]) -> None:
+    """A token on the other side's routes is refused, and its session ends."""
+    if token.audience in audiences:
+        return
+    with services().database.transaction() as tx:
+        _end_session(tx, token, reason="wrong_audience", now=utc_now())
+    raise WrongAudience(f"a token for {token.audience} routes opens no other; it has been revoked")
+
+
+def _live(tx: Tx, token: Token, *, now: datetime, needs: Needs | None = None) -> Principal | None:
+    if token.audience is Audience.ADMIN:
+        admin = sessions.live_admin(tx, token.session_id, token.principal_id, now=now)
+        return None if admin is None else Admin(id=admin.id, session_id=token.session_id)
+    user = sessions.live_user(tx, token.session_id, token.principal_id, now=now)
+    if user is None:
+        return None
+    principal = Customer(
+        kind=PrincipalKind.USER,
+        id=user.id,
+        account_id=user.account_id,
+        permissions=PERMISSIONS[Role(user.role)],
+        account_at=user.account_at,
+        session_id=token.session_id,
+    )
+    if needs is not None:
+        _pass_gate(principal, needs, user)
+    return principal
+
+
+def _live_api_key(tx: Tx, key: str, needs: Needs, *, now: datetime) -> Customer | None:
+    row = api_keys.live(tx, security.hash_api_key(key), now=now)
+    if row is None:
+        return None
+    if not needs.api_keys:
+        raise Forbidden("an API key does not reach this; sign in")
+    principal = Customer(
+        kind=PrincipalKind.API_KEY,
+        id=row.id,
+        account_id=row.account_id,
+        permissions=frozenset(Permission(scope) for scope in row.scopes),
+        account_at=row.account_at,
+    )
+    _pass_gate(principal, needs, row)
+    return principal
+
+
+def _pass_gate(principal: Customer, needs: Needs, account: Any) -> None:
+    needs.require(principal.permissions)
+    require_access(
+        needs.action,
+        status=AccountStatus(account.status),
+        access_ends_at=account.access_ends_at,
+        now=principal.account_at,
+    )
+
+
+def _end_session(tx: Tx, token: Token, *, reason: str, now: datetime) -> None:
+    revoked = sessions.revoke(tx, token.session_id, reason=reason, now=now)
+    if revoked is not None:
+        audit.record(
+            tx,
+            at=now,
+            actor_kind=PRINCIPAL_KINDS[token.audience],
+            actor_id=token.principal_id,
+            action="session.revoked",
+            account_id=revoked.account_id,
+            subject_kind="session",
+            subject_id=token.session_id,
+            reason=reason,
+            after={"method": request.method, "path": request.path[:200]},
+        )
