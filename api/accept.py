@@ -1,6 +1,7 @@
 """Accepted means durable: a request that starts work becomes one row, committed before anything else happens."""
 
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -18,7 +19,7 @@ from shared.db.engine import Tx
 from shared.domain.operation import PAYLOAD_VERSION, OperationKind, OperationStatus, PrincipalKind
 from shared.ids import new_id
 
-SIGNUP_SCOPE = "signup"
+SIGNUP_SCOPE: Final = "signup"
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -30,7 +31,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
     replayed: bool
     poll_token: str | None = None
 
-    def body(self) -> BaseModel:
+    def document(self) -> schemas.AcceptedOperation:
         """As the API answers it."""
         return schemas.AcceptedOperation(
             operation_id=self.operation_id, kind=self.kind, status=self.status, poll_token=self.poll_token
@@ -72,7 +73,7 @@ def accept(
     return Accepted(
         operation_id=operation_id,
         kind=kind,
-        status=operations.status(tx, operation_id) if replayed else OperationStatus.PENDING,
+        status=OperationStatus(operations.get(tx, operation_id).status) if replayed else OperationStatus.PENDING,
         replayed=replayed,
         poll_token=security.poll_token(settings, operation_id) if principal is None else None,
     )

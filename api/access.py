@@ -87,6 +87,7 @@ class Needs(Struct, frozen=True, kw_only=True):
     action: Action = Action.READ
     users_only: bool = False
     anonymous: bool = False  # whoever presents no credential at all is let in as nobody
+    refresh_token: bool = False  # the handler itself looks for one, and nothing else counts
 
     @property
     def api_keys(self) -> bool:
@@ -94,7 +95,7 @@ class Needs(Struct, frozen=True, kw_only=True):
         return (
             Audience.CUSTOMER in self.audiences
             and not self.users_only
-            and (self.permission is None or self.permission in set(Scope))
+            and (self.permission is None or str(self.permission) in set(Scope))
         )
 
     def require(self, permissions: frozenset[Permission]) -> None:
@@ -104,11 +105,10 @@ class Needs(Struct, frozen=True, kw_only=True):
 
 
 PUBLIC: Final = Needs()
+REFRESH_TOKEN: Final = Needs(refresh_token=True)
 ADMIN: Final = Needs(audiences=frozenset({Audience.ADMIN}))
 
 
 def customer(permission: Permission | None, action: Action = Action.READ, *, users_only: bool = False) -> Needs:
     """A customer with this permission, whose account may do this."""
-    return Needs(
-        audiences=frozenset({Audience.CUSTOMER}), permission=permission, action=action, users_only=users_only
-    )
+    return Needs(audiences=frozenset({Audience.CUSTOMER}), permission=permission, action=action, users_only=users_only)

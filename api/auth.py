@@ -114,9 +114,7 @@ def _issue(
     tx: Tx, audience: Audience, principal_id: UUID, session_id: UUID, *, now: datetime, expires_at: datetime
 ) -> Tokens:
     refresh_token_id = new_id()
-    sessions.add_refresh_token(
-        tx, refresh_token_id=refresh_token_id, session_id=session_id, expires_at=expires_at
-    )
+    sessions.add_refresh_token(tx, refresh_token_id=refresh_token_id, session_id=session_id, expires_at=expires_at)
     claims = {"aud": str(audience), "sid": str(session_id)}
     header = {"kid": security.key_id(current_app.config["JWT_SECRET_KEY"])}
     access_life: timedelta = current_app.config["JWT_ACCESS_TOKEN_EXPIRES"]
@@ -156,9 +154,7 @@ def admitted(needs: Needs) -> Iterator[tuple[Tx, Principal | None]]:
         if principal is None and credential is not None:
             raise Unauthenticated("the credential is not valid, or not any more")
         if principal is not None:
-            structlog.contextvars.bind_contextvars(
-                principal_kind=str(principal.kind), principal_id=str(principal.id)
-            )
+            structlog.contextvars.bind_contextvars(principal_kind=str(principal.kind), principal_id=str(principal.id))
         yield tx, principal
 
 

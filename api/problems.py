@@ -46,7 +46,14 @@ HTTP_PROBLEMS: Final[Mapping[HTTPStatus, tuple[str, str]]] = {
 }
 UNAVAILABLE: Final = ("unavailable", "a part of the system cannot be reached; try again in a moment")
 INTERNAL_ERROR: Final = ("internal_error", "something failed that should not; it has been recorded")
-OPERATION_DEAD: Final = "operation_dead"  # stored by the worker, and not an error of this process
+MALFORMED_JSON: Final = ("malformed_json", "the body is not a JSON document")
+OPERATION_DEAD: Final = ("operation_dead", "the operation kept failing for an unexpected reason; an admin can retry it")
+OTHER_PROBLEMS: Final = (
+    (HTTPStatus.SERVICE_UNAVAILABLE, UNAVAILABLE),
+    (HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_ERROR),
+    (HTTPStatus.BAD_REQUEST, MALFORMED_JSON),
+    (HTTPStatus.INTERNAL_SERVER_ERROR, OPERATION_DEAD),  # as a worker stores it
+)
 
 
 class RefusedRequest(Exception):
@@ -68,13 +75,11 @@ def status_of(refusal: type[BillingError]) -> HTTPStatus:
     raise KeyError(refusal)
 
 
-def leaves(kind: type[BillingError] = BillingError) -> Iterator[type[BillingError]]:
-    """Every error that can be raised as itself: those without a class below, and those named in STATUS."""
-    below = kind.__subclasses__()
-    if not below or kind in STATUS:
-        yield kind
-    for child in below:
-        yield from leaves(child)
+def refusals(kind: type[BillingError] = BillingError) -> Iterator[type[BillingError]]:
+    """Every class of error below this one."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from refusals(child)
 
 
 def document(status: int, code: str, detail: str, **members: Any) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def stored_document(stored: Mapping[str, Any]) -> dict[str, Any]:
     members = dict(stored)
     code = str(members.pop("code"))
     detail = str(members.pop("detail"))
-    return document(_status_by_code().get(code, HTTPStatus.INTERNAL_SERVER_ERROR), code, detail, **members)
+    return document(_status_of_code(code), code, detail, **members)
 
 
 def response(status: int, code: str, detail: str, **members: Any) -> Response:
@@ -113,7 +118,7 @@ def invalid(error: ValidationError, *, where: str) -> RefusedRequest:
     """What is wrong with a body, a query or the headers: where and why, and never what was sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if any(item["type"] == "json_invalid" for item in found):
-        return RefusedRequest(HTTPStatus.BAD_REQUEST, "malformed_json", "the body is not a JSON document")
+        return RefusedRequest(HTTPStatus.BAD_REQUEST, *MALFORMED_JSON)
     return RefusedRequest(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         errors.InvalidInput.code,
@@ -135,13 +140,12 @@ def install(app: Flask) -> None:
 
 def explain(code: str) -> dict[str, Any] | None:
     """What a code stands for, for people who follow a problem's `type`."""
-    for kind in leaves():
-        if kind.code == code:
-            return document(status_of(kind), code, " ".join((kind.__doc__ or "").split()))
-    for status, (known, detail) in HTTP_PROBLEMS.items():
-        if known == code:
-            return document(status, code, detail)
-    return None
+    return _explanations().get(code)
+
+
+def _status_of_code(code: str) -> int:
+    known = explain(code)
+    return HTTPStatus.INTERNAL_SERVER_ERROR if known is None else int(known["status"])
 
 
 def _billing_error(error: BillingError) -> Response:
@@ -159,8 +163,6 @@ def _http_error(error: HTTPException) -> Response:
     for name, value in error.get_headers():
         if name in {"Allow", "Retry-After", "Location"}:
             answer.headers[name] = value
-    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        answer.headers["Connection"] = "close"  # the rest of the body is not read
     return answer
 
 
@@ -173,5 +175,7 @@ def _unexpected(error: Exception) -> Response:
 
 
 @lru_cache(maxsize=1)
-def _status_by_code() -> dict[str, HTTPStatus]:
-    return {kind.code: status_of(kind) for kind in leaves()}
+def _explanations() -> dict[str, dict[str, Any]]:
+    found = [(status, code, detail) for status, (code, detail) in (*HTTP_PROBLEMS.items(), *OTHER_PROBLEMS)]
+    found += [(status_of(kind), kind.code, " ".join((kind.__doc__ or "").split())) for kind in refusals()]
+    return {code: document(status, code, detail) for status, code, detail in found}

@@ -12,28 +12,34 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from flask import Response, request
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from msgspec import Struct
 from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import problems, schemas
-from api.access import Needs
 from api.accept import Accepted
+from api.access import Needs
 from api.auth import admitted
 from api.problems import RefusedRequest
 from api.services import services
 from shared.db.sessions import Audience
 
 PREFIX: Final = "/api/v1"
-NO_CONTENT: Final = HTTPStatus.NO_CONTENT
-BEARER: Final = {"customer": "token", "admin": "admin-token"}
+BEARER: Final = {Audience.CUSTOMER: "token", Audience.ADMIN: "admin-token"}
+ACCEPTED: Final = schemas.AcceptedOperation
+STATUS_OF_ANSWER: Final[dict[type[BaseModel] | None, HTTPStatus]] = {
+    ACCEPTED: HTTPStatus.ACCEPTED,
+    None: HTTPStatus.NO_CONTENT,
+}
 REPLAYED: Final = "Idempotent-Replayed"
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-Answer = BaseModel | Accepted | None
 
 
-class Placed(BaseModel):
-    """An answer with headers of its own."""
+class Answer(Struct, frozen=True, kw_only=True):
+    """A document with headers of its own."""
 
     body: BaseModel
     location: str | None = None
@@ -58,9 +64,15 @@ class Routes(APIBlueprint):
         *,
         needs: Needs,
         answer: type[BaseModel] | None,
-        status: HTTPStatus = HTTPStatus.OK,
+        status: HTTPStatus | None = None,
+        refusals: tuple[HTTPStatus, ...] = (),
     ) -> Callable[[Handler], Handler]:
-        """Register a handler for `method rule`; who may call it is part of the registration."""
+        """Register a handler for `method rule`; who may call it is part of the registration.
+
+        refusals: statuses to document besides those that follow from the rest.
+        """
+        if status is None:
+            status = STATUS_OF_ANSWER.get(answer, HTTPStatus.OK)
 
         def register(handler: Handler) -> Handler:
             handler.__dict__.update(needs=needs, status=status)
@@ -68,18 +80,31 @@ class Routes(APIBlueprint):
                 rule,
                 operation_id=handler.__name__,
                 security=_security(needs),
-                responses={int(status): answer, **_problem_responses(method, rule, needs)},
+                responses={int(status): answer, **_problem_responses(method, rule, needs, refusals)},
             )
             return decorate(handler)
 
         return register
 
     @staticmethod
-    def create_view_func(func: Any, header: Any, _cookie: Any, path: Any, query: Any, *_: Any, **options: Any) -> Any:
+    def create_view_func(  # the arguments are flask-openapi3's
+        func: Any,
+        header: Any,
+        cookie: Any,  # noqa: ARG004
+        path: Any,
+        query: Any,
+        form: Any,  # noqa: ARG004
+        body: Any,
+        raw: Any,  # noqa: ARG004
+        view_class: Any = None,  # noqa: ARG004
+        view_kwargs: Any = None,  # noqa: ARG004
+        responses: Any = None,  # noqa: ARG004
+        validate_response: Any = None,  # noqa: ARG004
+    ) -> Callable[..., Response]:
         """The view of a handler: let in, parse, call, commit, answer."""
-        body: type[BaseModel] | None = func.__annotations__.get("body")
         needs: Needs = func.needs
         status: HTTPStatus = func.status
+        wanted = func.__annotations__.keys()
 
         @wraps(func)
         def view(**values: Any) -> Response:
@@ -93,7 +118,7 @@ class Routes(APIBlueprint):
                     given["query"] = _query(query)
                 if body is not None:
                     given["body"] = _parsed("body", lambda: body.model_validate_json(data, strict=True))
-                answer = func(**given)
+                answer = func(**{name: given[name] for name in given if name in wanted})
             return _respond(answer, status)
 
         return view
@@ -110,19 +135,29 @@ def _request(needs: Needs) -> Iterator[dict[str, Any]]:
 
 
 def _respond(answer: Any, status: HTTPStatus) -> Response:
-    if isinstance(answer, Accepted):
-        if not answer.replayed:
-            services().publisher.send(answer.kind.task_name, answer.operation_id)
-        answer = Placed(body=answer.body(), location=f"{PREFIX}/operations/{answer.operation_id}", replayed=answer.replayed)
     if answer is None:
         return Response(status=status)
-    placed = answer if isinstance(answer, Placed) else Placed(body=answer)
-    response = Response(placed.body.model_dump_json(), status=status, content_type="application/json")
-    if placed.location is not None:
-        response.headers["Location"] = placed.location
-    if placed.replayed:
+    if isinstance(answer, Accepted):
+        answer = _send(answer)
+    if isinstance(answer, BaseModel):
+        answer = Answer(body=answer)
+    response = Response(answer.body.model_dump_json(), status=status, content_type="application/json")
+    if answer.location is not None:
+        response.headers["Location"] = answer.location
+    if answer.replayed:
         response.headers[REPLAYED] = "true"
     return response
+
+
+def _send(accepted: Accepted) -> Answer:
+    """The operation is committed by now: wake a worker, and say where to look."""
+    if not accepted.replayed:
+        services().publisher.send(accepted.kind.task_name, accepted.operation_id)
+    return Answer(
+        body=accepted.document(),
+        location=f"{PREFIX}/operations/{accepted.operation_id}",
+        replayed=accepted.replayed,
+    )
 
 
 # --- reading the request ----------------------------------------------------------------------
@@ -134,7 +169,10 @@ def _json_body() -> bytes:
         raise RefusedRequest(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, *problems.HTTP_PROBLEMS[HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
         )
-    return request.get_data(cache=False)
+    data = request.get_data(cache=False)
+    if request.content_length is None and len(data) >= (request.max_content_length or 0):
+        raise RequestEntityTooLarge  # sent in chunks, and cut off by Werkzeug where the limit was reached
+    return data
 
 
 def _query(model: type[BaseModel]) -> BaseModel:
@@ -164,14 +202,16 @@ def _security(needs: Needs) -> list[dict[str, list[str]]]:
     schemes: list[dict[str, list[str]]] = [{BEARER[audience]: []} for audience in sorted(needs.audiences)]
     if needs.api_keys:
         schemes.append({"api-key": []})
+    if needs.refresh_token:
+        schemes.append({"refresh-token": []})
     if needs.anonymous:
         schemes.append({})
     return schemes
 
 
-def _problem_responses(method: str, rule: str, needs: Needs) -> dict[int, Any]:
-    statuses = {HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE}
-    if needs.audiences:
+def _problem_responses(method: str, rule: str, needs: Needs, refusals: tuple[HTTPStatus, ...]) -> dict[int, Any]:
+    statuses = {*refusals, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE}
+    if needs.audiences or needs.refresh_token:
         statuses |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
     if "<" in rule:
         statuses.add(HTTPStatus.NOT_FOUND)
@@ -183,13 +223,8 @@ def _problem_responses(method: str, rule: str, needs: Needs) -> dict[int, Any]:
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         }
-    if rule.startswith("/credits/") and method == "POST":
-        statuses.add(HTTPStatus.PAYMENT_REQUIRED)
     schema = {"$ref": f"#/components/schemas/{schemas.Problem.__name__}"}
     return {
         int(status): {"description": status.phrase, "content": {problems.MEDIA_TYPE: {"schema": schema}}}
         for status in sorted(statuses)
     }
-
-
-AUDIENCES: Final = frozenset(Audience)

@@ -1,8 +1,9 @@
 """Makers for tests: plans, rules, and `Life`, one account that lives in the pure core by the real verbs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate, pairwise
 from typing import Any
 from uuid import UUID
 
@@ -12,13 +13,13 @@ from msgspec.structs import replace
 from shared.domain import lifecycle
 from shared.domain.account import FULL_ACCESS, Account, AccountState, AccountStatus
 from shared.domain.calendar import Interval
-from shared.domain.credits import CreditGrant, CreditTransaction
+from shared.domain.credits import CreditGrant, CreditTransaction, GrantSource
 from shared.domain.invoice import Invoice, InvoiceStatus, PaymentMethod
 from shared.domain.plan import SEED_PLANS, Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.subscription import Period, Subscription, SubscriptionStatus
 from shared.ids import new_id
 
-Table = dict[str, tuple[object, ...]]
+Table = Mapping[str, tuple[object, ...]]
 
 
 def cases(table: Table) -> list[Any]:
@@ -264,6 +265,7 @@ class Life:
 
     def _become(self, decided: AccountState) -> None:
         """Write the difference, as `account_state.write` does, and load again."""
+        assert decided.account.acted_at >= self.state.account.acted_at, "nothing happens in the past"
         withdrawn = {(one.subscription_id, one.starts_at) for one in self.state.periods}
         for key in withdrawn - {(one.subscription_id, one.starts_at) for one in decided.periods}:
             del self.periods[key]
@@ -289,3 +291,44 @@ def loses_access_at(state: AccountState, rules: Rules) -> datetime | None:
         if state.account.status not in FULL_ACCESS:
             return due[0]
     return None
+
+
+def assert_sound(life: Life) -> None:
+    """What is true of every account at any time."""
+    account, live = life.account, life.state.live
+    periods = life.period_list()
+    assert all(period.starts_at < period.ends_at for period in periods), "a period has length"
+    assert all(a.ends_at <= b.starts_at for a, b in pairwise(periods)), "no two periods overlap"
+    for sub in life.subscriptions.values():
+        own = [period for period in periods if period.subscription_id == sub.id]
+        assert all(a.ends_at == b.starts_at == b.previous_ends_at for a, b in pairwise(own)), "no gap"
+        assert not own or (own[0].starts_at, own[0].previous_ends_at) == (sub.started_at, None)
+        assert sub.is_live or not own or own[-1].ends_at == sub.ended_at, "the last period ends with its subscription"
+    assert sum(sub.is_live for sub in life.subscriptions.values()) == (live is not None), "one live at most"
+
+    assert [row.seq for row in life.ledger] == list(range(1, len(life.ledger) + 1)), "numbered without a gap"
+    sums = list(accumulate(row.amount for row in life.ledger))
+    assert [row.balance_after for row in life.ledger] == sums, "each row carries the sum"
+    assert all(after >= 0 for after in sums), "never below zero"
+    assert account.balance_credits == (sums[-1] if sums else 0) == sum(one.remaining for one in life.grants.values())
+    assert len({(row.idempotency_key, row.line) for row in life.ledger}) == len(life.ledger), "posted once"
+    assert [row.effective_at for row in life.ledger] == sorted(row.effective_at for row in life.ledger), "in order"
+    seeds = [one for one in life.grants.values() if one.source is GrantSource.SEED]
+    assert len({(one.subscription_id, one.phase, one.credit_month_index) for one in seeds}) == len(seeds), "seeded once"
+    assert all(one.expires_at is None or one.effective_at < one.expires_at for one in life.grants.values())
+    assert not [g for g in life.grants.values() if g.remaining and g.expires_at and g.expires_at <= life.now], "swept"
+
+    assert account.acted_at <= life.now
+    due = lifecycle.next_transition(life.state)
+    assert due is None or due[0] > life.now, "nothing is due"
+    assert (live is not None) == (account.status in FULL_ACCESS), "access goes with a live subscription"
+    if live is not None:
+        by_status = {"trialing": "trial", "active": "active", "past_due": "past_due"}
+        assert by_status[live.status] == account.status
+        assert (live.grace_ends_at is not None) == (live.status is SubscriptionStatus.PAST_DUE)
+        assert live.current_period_starts_at <= life.now < live.current_period_ends_at
+        assert periods[-1].ends_at == live.current_period_ends_at
+        assert (live.status is SubscriptionStatus.ACTIVE) <= (live.activated_at is not None)
+    for invoice in life.invoices.values():
+        assert (invoice.status is InvoiceStatus.PAID) == (invoice.paid_at is not None)
+        assert (invoice.status is InvoiceStatus.VOID) == (invoice.voided_at is not None)

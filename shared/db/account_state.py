@@ -198,6 +198,12 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
     """
     ids = list(account_ids)
     tx.execute("SELECT release_expired_holds(%(ids)s, %(as_of)s)", ids=ids, as_of=as_of)
+    return read(tx, ids)
+
+
+def read(tx: Tx, account_ids: Sequence[UUID]) -> list[AccountState]:
+    """The states of accounts as they are stored, in id order; nothing is locked, released or written."""
+    ids = list(account_ids)
     accounts = tx.rows("SELECT * FROM accounts WHERE id = ANY (%(ids)s) ORDER BY id", ids=ids)
     subscriptions = _by_account(
         Subscription,
@@ -220,7 +226,7 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
         tx.rows(
             """
             SELECT i.*, t.submitted_at AS transfer_pending_since FROM invoices i
-            LEFT JOIN bank_transfers t ON t.invoice_id = i.id AND t.status = 'pending'
+            LEFT JOIN bank_transfers t ON t.invoice_id = i.id AND t.status = 'pending' AND i.status = 'open'
             LEFT JOIN subscriptions s ON s.id = i.subscription_id
             WHERE i.account_id = ANY (%(ids)s)
               AND (i.status = 'open' OR (

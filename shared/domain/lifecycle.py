@@ -105,19 +105,30 @@ def access_ends_at(state: AccountState, rules: Rules) -> datetime | None:
     if sub is None:
         return None
     pending_since = _transfer_pending_since(state)
+    if sub.cancel_at_period_end:
+        return sub.current_period_ends_at
+    if sub.status is SubscriptionStatus.TRIALING or sub.awaits_transfer_after_trial:
+        return _trial_lapses_at(sub, rules, pending_since)
     if sub.status is SubscriptionStatus.PAST_DUE:
         deadline = sub.grace_ends_at
         if deadline is None or sub.grace_extended or pending_since is None or pending_since >= deadline:
             return deadline
         return min(_add_days(deadline, rules.transfer_grace_days, sub), sub.current_period_ends_at)
-    if sub.cancel_at_period_end:
-        return sub.current_period_ends_at
-    if sub.status is SubscriptionStatus.TRIALING:
-        ends_at = sub.current_period_ends_at
-        if pending_since is not None and pending_since < ends_at:
-            return _add_days(ends_at, rules.transfer_grace_days, sub)
-        return None if _plan_after_trial(sub, rules) else ends_at
     return _unpaid_renewal_lapses_at(state, sub, rules, pending_since)
+
+
+def _trial_lapses_at(sub: Subscription, rules: Rules, pending_since: datetime | None) -> datetime | None:
+    trial_ends_at = sub.current_period_ends_at
+    if sub.status is SubscriptionStatus.TRIALING and pending_since is not None and pending_since < trial_ends_at:
+        trial_ends_at = _add_days(trial_ends_at, rules.transfer_grace_days, sub)
+    after = _plan_after_trial(sub, rules)
+    if after is None:
+        return trial_ends_at
+    plan, _ = after
+    if plan.price_minor == 0:
+        return None
+    due_at, ends_at = (boundary(trial_ends_at, plan.interval, plan.interval_count, k, sub.time_zone) for k in (1, 2))
+    return _grace_lapses_at(plan, sub, rules, pending_since, due_at=due_at, ends_at=ends_at)
 
 
 def _unpaid_renewal_lapses_at(
@@ -143,7 +154,20 @@ def _unpaid_renewal_lapses_at(
         ends_at = terms.ends_at
     if terms.price_minor == 0:
         return None
-    deadline = min(_add_days(due_at, terms.plan.grace_days, sub), ends_at)
+    return _grace_lapses_at(terms.plan, sub, rules, pending_since, due_at=due_at, ends_at=ends_at)
+
+
+def _grace_lapses_at(
+    plan: Plan,
+    sub: Subscription,
+    rules: Rules,
+    pending_since: datetime | None,
+    *,
+    due_at: datetime,
+    ends_at: datetime,
+) -> datetime:
+    """When the grace of an unpaid period from `due_at` to `ends_at` is over, with what a transfer adds."""
+    deadline = min(_add_days(due_at, plan.grace_days, sub), ends_at)
     if pending_since is not None and pending_since < deadline:
         return min(_add_days(deadline, rules.transfer_grace_days, sub), ends_at)
     return deadline
@@ -187,11 +211,16 @@ def _trial_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
             grace_extended=True,
             current_period_ends_at=until,
         )
-    after = _plan_after_trial(sub, rules)
-    if after is not None:
-        plan, assigned_by = after
-        return _open_phase(state, plan, assigned_by, price_minor=plan.price_minor, at=at)
-    return _end(state, EndReason.TRIAL_EXPIRED, at)
+    return _follow_trial(state, rules, at)
+
+
+def _follow_trial(state: AccountState, rules: Rules, at: datetime) -> AccountState:
+    """The trial, or the time that a transfer added to it, is over: the plan that follows, or the end."""
+    after = _plan_after_trial(_live(state), rules)
+    if after is None:
+        return _end(state, EndReason.TRIAL_EXPIRED, at)
+    plan, assigned_by = after
+    return _open_phase(state, plan, assigned_by, price_minor=plan.price_minor, at=at)
 
 
 def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
@@ -237,8 +266,9 @@ def _grace_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         until = min(_add_days(at, rules.transfer_grace_days, sub), sub.current_period_ends_at)
         if until > at:
             return _set_subscription(state, SubscriptionEvent.DEFER, grace_ends_at=until, grace_extended=True)
-    expired = sub.awaits_transfer_after_trial
-    return _end(state, EndReason.TRIAL_EXPIRED if expired else EndReason.PAYMENT_OVERDUE, at)
+    if sub.awaits_transfer_after_trial:
+        return _follow_trial(state, rules, at)
+    return _end(state, EndReason.PAYMENT_OVERDUE, at)
 
 
 def _cancellation(state: AccountState, _rules: Rules, at: datetime) -> AccountState:
@@ -280,7 +310,9 @@ def _credit_month(state: AccountState, rules: Rules, at: datetime) -> AccountSta
     plan = rules.plans[sub.plan_id]
     index = sub.credit_month_index
     ends_at = sub.credit_month_boundary(index + 1)
-    state = _replace_live(state, replace(sub, credit_month_index=index + 1, next_credit_at=ends_at))
+    # Paid late, a month may be over before it was seeded; the next one is due no earlier than the payment.
+    next_credit_at = max(ends_at, at)
+    state = _replace_live(state, replace(sub, credit_month_index=index + 1, next_credit_at=next_credit_at))
     expires_at = None if plan.credit_rollover is Rollover.ALL else ends_at
     if sub.status is SubscriptionStatus.TRIALING and sub.trial_ends_at is not None:
         expires_at = min(ends_at, sub.trial_ends_at)
@@ -389,6 +421,7 @@ def settle(
         if sub is None:
             state = _open_subscription(state, rules, plan, invoice.assigned_by, at=at, price_minor=invoice.amount_minor)
         else:
+            state = _void_invoices(state, {i.id for i in state.invoices if i.subscription_id == sub.id}, at)
             state = _open_phase(state, plan, invoice.assigned_by, price_minor=invoice.amount_minor, at=at)
         state = _set_subscription(state, SubscriptionEvent.ACTIVATE, **paid_with)
     elif sub is not None and invoice.period_starts_at == sub.current_period_starts_at:
@@ -448,14 +481,19 @@ def cancel(state: AccountState, *, at: datetime, at_period_end: bool) -> Account
 
 
 def assign_plan(state: AccountState, rules: Rules, plan: Plan, *, at: datetime, at_period_end: bool) -> AccountState:
-    """An admin gives a plan, at once or when the period ends; what was owed is void.
+    """An admin gives a plan, at once or when the period ends; what is owed from then on is void.
 
-    Raises PlanNotAssignable.
+    Raises PlanNotAssignable, PeriodAlreadyPaid.
     """
     if Assigner.ADMIN not in plan.assignable_by:
         raise PlanNotAssignable(f"the plan {plan.slug} cannot be assigned", plan=plan.slug)
     sub = state.live
     if sub is not None and at_period_end:
+        ahead = _renewal_invoice(state, sub.current_period_ends_at)
+        if ahead is not None and ahead.status is InvoiceStatus.PAID:
+            raise PeriodAlreadyPaid("the next period is paid; the change can follow it", invoice_id=str(ahead.id))
+        if ahead is not None:
+            state = _void_invoices(state, {ahead.id}, at)
         return _replace_live(
             state,
             replace(sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.ADMIN, cancel_at_period_end=False),
@@ -802,9 +840,11 @@ def _post(state: AccountState, *, amount: int, line: int = 0, **posting: Any) ->
 
 def _renewal_invoice(state: AccountState, starts_at: datetime) -> Invoice | None:
     """The invoice, open or paid, for the period of the live subscription that starts then."""
+    sub = _live(state)
     for invoice in state.invoices:
         if (
             invoice.purpose is InvoicePurpose.RENEWAL
+            and invoice.subscription_id == sub.id
             and invoice.period_starts_at == starts_at
             and invoice.status is not InvoiceStatus.VOID
         ):

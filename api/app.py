@@ -1,0 +1,109 @@
+"""The application: routes, refusals, tokens, health, metrics and documentation put together."""
+
+from typing import Any, Final
+
+import structlog
+from flask import Flask, Response, request
+from flask.sessions import SessionInterface, SessionMixin
+from flask_openapi3.models.info import Info
+from flask_openapi3.models.security_scheme import SecurityScheme
+from flask_openapi3.openapi import OpenAPI
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from api import auth, docs, health, metrics, problems, schemas
+from api.routes import (
+    accounts,
+    admin,
+    api_keys,
+    bank_transfers,
+    credits,  # noqa: A004 (the unit sold)
+    invoices,
+    operations,
+    payments,
+    sandbox,
+    sessions,
+    sites,
+    subscriptions,
+)
+from api.services import EXTENSION, Services
+from shared.config import Settings, get_settings
+from shared.ids import new_id
+
+VERSION: Final = "1"
+
+ROUTES: Final = (
+    accounts.routes,
+    sessions.routes,
+    subscriptions.routes,
+    invoices.routes,
+    payments.routes,
+    bank_transfers.routes,
+    credits.routes,
+    sites.routes,
+    api_keys.routes,
+    operations.routes,
+    sessions.admin_routes,
+    bank_transfers.admin_routes,
+    admin.routes,
+    operations.admin_routes,
+)
+SANDBOX_ROUTES: Final = (sandbox.routes,)
+
+TOKEN: Final = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+SECURITY_SCHEMES: Final[dict[str, SecurityScheme | dict[str, Any]]] = {
+    "token": TOKEN | {"description": "a user's access token"},
+    "admin-token": TOKEN | {"description": "an admin's access token"},
+    "refresh-token": TOKEN | {"description": "a refresh token"},
+    "api-key": {"type": "apiKey", "in": "header", "name": auth.API_KEY_HEADER},
+}
+
+
+class NoSessions(SessionInterface):
+    """Flask's cookies are neither read nor written."""
+
+    def open_session(self, app: Flask, request: Any) -> SessionMixin | None:  # noqa: ARG002 (Flask's signature)
+        """None at all."""
+        return None
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The API. Nothing is connected to before the first request, so a process may fork after this."""
+    settings = settings or get_settings()
+    app = OpenAPI(
+        "api",
+        info=Info(title="Prepaid billing", version=VERSION, description=__doc__),
+        security_schemes=SECURITY_SCHEMES,
+        validation_error_model=schemas.Problem,
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.extensions[EXTENSION] = Services(settings)
+    app.url_map.merge_slashes = False
+    app.session_interface = NoSessions()
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    auth.install(app, settings)
+    problems.install(app)
+    health.install(app, settings)
+    metrics.install(app)
+    app.before_request(_begin)
+    app.after_request(_finish)
+    for routes in ROUTES + (SANDBOX_ROUTES if settings.billing_sandbox else ()):
+        app.register_api(routes)
+    docs.install(app)
+    return app
+
+
+def _begin() -> None:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=new_id().hex)
+    if (request.content_length or 0) > (request.max_content_length or 0):
+        raise RequestEntityTooLarge
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-Id"] = structlog.contextvars.get_contextvars()["request_id"]
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    if "Cookie" in request.headers:
+        response.headers["Clear-Site-Data"] = '"cookies"'
+    return response

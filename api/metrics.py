@@ -1,0 +1,182 @@
+"""Metrics for Prometheus: requests as this API's processes count them, and the state that the database holds.
+
+Under gunicorn each process writes its counts to files in PROMETHEUS_MULTIPROC_DIR, and whichever
+answers `/metrics` adds them up.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from flask import Blueprint, Flask, Response, g, request
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.services import services
+from shared.clock import monotonic, utc_now
+from shared.db import job_runs
+from shared.db import metrics as measured
+from shared.db.engine import Database, Tx
+from shared.domain.lifecycle import Transition
+from shared.errors import NotReady
+from shared.messages import Job
+
+UNMATCHED: Final = "unmatched"
+RECENT: Final = timedelta(hours=1)
+JOBS: Final = {
+    Transition.TRIAL_END: Job.EXPIRE_TRIALS,
+    Transition.CANCELLATION: Job.CANCEL_DUE,
+    Transition.RENEWAL: Job.ROLL_RENEWALS,
+    Transition.GRACE_END: Job.SUSPEND_OVERDUE,
+    Transition.GRANT_EXPIRY: Job.EXPIRE_CREDITS,
+    Transition.CREDIT_MONTH: Job.SEED_CREDITS,
+}
+
+QUIET: Final = {"health.live", "health.ready", "metrics.metrics"}  # asked by machines, all day long
+
+log = structlog.get_logger(__name__)
+routes = Blueprint("metrics", __name__)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+_registry = CollectorRegistry()
+_labels = ("method", "route", "status")
+_requests = Counter("billing_http_requests", "Requests answered.", _labels, registry=_registry)
+_durations = Histogram(
+    "billing_http_request_duration_seconds",
+    "Time until the answer was ready.",
+    _labels,
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=_registry,
+)
+
+
+class DatabaseCollector(Collector):
+    """Gauges that are read when somebody looks."""
+
+    def __init__(self, database: Database, *, now: datetime) -> None:
+        self._database = database
+        self._now = now
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, or only that the database is down."""
+        up = GaugeMetricFamily("billing_database_up", "Whether the database answers.")
+        try:
+            with self._database.transaction() as tx:
+                families = [*self._operations(tx), *self._jobs(tx), *self._accounts(tx)]
+        except (SQLAlchemyError, NotReady) as error:
+            log.warning("metrics_without_database", error=type(error).__name__)
+            families = []
+        up.add_metric([], 1 if families else 0)
+        yield up
+        yield from families
+
+    def _operations(self, tx: Tx) -> Iterator[Metric]:
+        unfinished = GaugeMetricFamily(
+            "billing_operations_unfinished", "Operations that are pending or dead.", labels=("kind", "status")
+        )
+        oldest = GaugeMetricFamily(
+            "billing_operations_oldest_age_seconds", "Age of the oldest of them.", labels=("kind", "status")
+        )
+        for row in measured.unfinished_operations(tx):
+            unfinished.add_metric([row.kind, row.status], row.operations)
+            oldest.add_metric([row.kind, row.status], self._age(row.oldest_at))
+        yield unfinished
+        yield oldest
+        recent = GaugeMetricFamily(
+            "billing_operations_recent", "Operations accepted in the last hour.", labels=("kind", "status")
+        )
+        for row in measured.operations_since(tx, _first_id_at(self._now - RECENT)):
+            recent.add_metric([row.kind, row.status], row.operations)
+        yield recent
+
+    def _jobs(self, tx: Tx) -> Iterator[Metric]:
+        overdue = GaugeMetricFamily(
+            "billing_job_oldest_overdue_seconds", "How long ago the oldest open work was due.", labels=("job",)
+        )
+        due = {JOBS[Transition(row.transition)]: row.at for row in measured.earliest_transitions(tx)}
+        due[Job.RELEASE_HOLDS] = measured.earliest_hold_expiry(tx)
+        due[Job.RELAY_OPERATIONS] = measured.earliest_unsent(tx)
+        for job, at in due.items():
+            overdue.add_metric([str(job)], 0 if at is None else max(0.0, self._age(at)))
+        yield overdue
+        age = GaugeMetricFamily("billing_job_last_run_age_seconds", "Time since a job last ended.", labels=("job",))
+        took = GaugeMetricFamily("billing_job_last_run_seconds", "How long it took.", labels=("job",))
+        items = GaugeMetricFamily("billing_job_last_run_items", "How much it did.", labels=("job",))
+        for run in job_runs.latest(tx):
+            age.add_metric([run.job], self._age(run.finished_at))
+            took.add_metric([run.job], run.duration_ms / 1_000)
+            items.add_metric([run.job], run.items)
+        yield from (age, took, items)
+
+    def _accounts(self, tx: Tx) -> Iterator[Metric]:
+        parked = GaugeMetricFamily("billing_accounts_parked", "Accounts that jobs pass by until somebody looks.")
+        parked.add_metric([], measured.parked_accounts(tx))
+        yield parked
+        drift = GaugeMetricFamily(
+            "billing_ledger_drift_credits", "Difference of balances and ledger, over a sample of accounts."
+        )
+        drift.add_metric([], measured.ledger_drift_credits(tx))
+        yield drift
+
+    def _age(self, at: datetime) -> float:
+        return (self._now - at).total_seconds()
+
+
+def install(app: Flask) -> None:
+    """Count the requests of this application, and answer `/metrics`."""
+    app.before_request(_start)
+    app.after_request(_count)
+    app.register_blueprint(routes)
+
+
+@routes.get("/metrics")
+def metrics() -> Response:
+    """Everything, in Prometheus' text format."""
+    registry = _registry
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    state = CollectorRegistry()
+    state.register(DatabaseCollector(services().database, now=utc_now()))
+    return Response(generate_latest(registry) + generate_latest(state), content_type=CONTENT_TYPE_LATEST)
+
+
+def _start() -> None:
+    g.started = monotonic()
+
+
+def _count(response: Response) -> Response:
+    route = UNMATCHED if request.url_rule is None else request.url_rule.rule
+    method = request.method if route != UNMATCHED else UNMATCHED  # a made-up method is no label
+    duration = monotonic() - g.started
+    _requests.labels(method, route, str(response.status_code)).inc()
+    _durations.labels(method, route, str(response.status_code)).observe(duration)
+    if request.endpoint in QUIET:
+        return response
+    log.info(
+        "request",
+        method=request.method,
+        route=route,
+        status=response.status_code,
+        duration_ms=round(duration * 1_000, 1),
+    )
+    return response
+
+
+def _first_id_at(at: datetime) -> UUID:
+    """The smallest UUIDv7 of that millisecond."""
+    return UUID(int=int(at.timestamp() * 1_000) << 80)

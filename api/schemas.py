@@ -1,0 +1,744 @@
+"""What goes over the wire: bodies that are read strictly, and documents that are written.
+
+A body refuses unknown fields, numbers in quotes, floats, booleans for numbers, and control characters in
+text. Amounts are bounded here, so that nothing absurd gets any further.
+"""
+
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
+from uuid import UUID
+from zoneinfo import available_timezones
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    EmailStr,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from sqlalchemy import Row
+
+from api.access import Scope
+from shared.domain.account import AccountStatus
+from shared.domain.bank_transfer import BankTransferStatus
+from shared.domain.calendar import Interval
+from shared.domain.credits import MAX_CREDITS, GrantSource, Source, TransactionKind
+from shared.domain.invoice import InvoicePurpose, InvoiceStatus, PaymentMethod
+from shared.domain.operation import OperationKind, OperationStatus, PrincipalKind
+from shared.domain.payment import PaymentStatus
+from shared.domain.plan import Assigner, Rollover, TrialEnd
+from shared.domain.subscription import EndReason, SubscriptionStatus
+
+MAX_AMOUNT_MINOR: Final = 100_000_000_000
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+LINE: Final = r"^[^\x00-\x1f\x7f]+$"
+LINES: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
+HOST_NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+$"
+
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+@lru_cache(maxsize=1)
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _known_time_zone(name: str) -> str:
+    if name not in _time_zones():
+        raise ValueError("not a time zone of the IANA database")
+    return name
+
+
+def _normalised_email(address: str) -> str:
+    return address.lower()
+
+
+def _sensible_instant(at: datetime) -> datetime:
+    if not EARLIEST <= at < LATEST:
+        raise ValueError("must lie between the years 2000 and 2200")
+    return at.astimezone(UTC)
+
+
+def _sensible_date(on: date) -> date:
+    if not EARLIEST.date() <= on < LATEST.date():
+        raise ValueError("must lie between the years 2000 and 2200")
+    return on
+
+
+def _not_zero(amount: int) -> int:
+    if amount == 0:
+        raise ValueError("must not be zero")
+    return amount
+
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=LINE)]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000, pattern=LINES)]
+ShortReason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=LINE)]
+ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Email = Annotated[EmailStr, StringConstraints(max_length=254), AfterValidator(_normalised_email)]
+Password = Annotated[str, Field(min_length=10, max_length=200, repr=False, json_schema_extra={"format": "password"})]
+GivenPassword = Annotated[
+    str, Field(min_length=1, max_length=200, repr=False, json_schema_extra={"format": "password"})
+]
+TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_time_zone)]
+Instant = Annotated[AwareDatetime, AfterValidator(_sensible_instant)]
+Day = Annotated[date, AfterValidator(_sensible_date)]
+Slug = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+HostName = Annotated[str, StringConstraints(to_lower=True, max_length=253, pattern=HOST_NAME)]
+Credits = Annotated[int, Field(ge=1, le=MAX_CREDITS)]
+CreditAdjustment = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), AfterValidator(_not_zero)]
+AmountMinor = Annotated[int, Field(ge=1, le=MAX_AMOUNT_MINOR)]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Key = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+
+class Body(BaseModel):
+    """A request's body, or its query: nothing in it that we do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Document(BaseModel):
+    """Something that we answer."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+    @classmethod
+    def of(cls, row: Row[Any] | object, **more: Any) -> Self:
+        """From a row, or whatever has attributes of these names, and what the row does not have."""
+        names = [name for name in cls.model_fields if name not in more and hasattr(row, name)]
+        return cls.model_validate({name: getattr(row, name) for name in names} | more)
+
+
+class Page(Document, Generic[Item]):
+    """Newest first; `next_cursor` leads to what is older, null at the end."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457: decide by `code`; further members hold the facts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class SandboxOutcome(StrEnum):
+    """How a pretend payment went."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class Access(StrEnum):
+    """What an account may do now."""
+
+    FULL = "full"
+    READ_AND_PAY = "read_and_pay"
+    READ = "read"
+
+
+# --- headers, queries, paths ------------------------------------------------------------------
+
+
+class OptionalKey(BaseModel):
+    """The same key with the same body stands for the same request, for at least 30 days."""
+
+    idempotency_key: Key | None = Field(None, alias="Idempotency-Key")
+
+
+class RequiredKey(BaseModel):
+    """What is done once must be named: the same key with the same body changes nothing."""
+
+    idempotency_key: Key = Field(alias="Idempotency-Key")
+
+
+class PollToken(BaseModel):
+    """Reads the operation of an anonymous signup."""
+
+    poll_token: str | None = Field(None, alias="X-Poll-Token", max_length=200)
+
+
+class PollQuery(Body):
+    """The same, where headers are hard to set."""
+
+    poll_token: str | None = Field(None, max_length=200)
+
+
+class PageQuery(Body):
+    """Newest first. `cursor` is the `next_cursor` of the page before."""
+
+    cursor: str | None = Field(None, min_length=1, max_length=200)
+    limit: int = Field(20, ge=1, le=100)
+
+
+class BankTransferQuery(PageQuery):
+    """Transfers of one status."""
+
+    status: BankTransferStatus = BankTransferStatus.PENDING
+
+
+class OperationQuery(PageQuery):
+    """Operations of one status, one kind, both, or all."""
+
+    status: OperationStatus | None = None
+    kind: OperationKind | None = None
+
+
+class AccountPath(BaseModel):
+    """Names an account."""
+
+    account_id: UUID
+
+
+class InvoicePath(BaseModel):
+    """Names an invoice."""
+
+    invoice_id: UUID
+
+
+class BankTransferPath(BaseModel):
+    """Names a bank transfer."""
+
+    bank_transfer_id: UUID
+
+
+class HoldPath(BaseModel):
+    """Names a hold."""
+
+    hold_id: UUID
+
+
+class SitePath(BaseModel):
+    """Names a site."""
+
+    site_id: UUID
+
+
+class ApiKeyPath(BaseModel):
+    """Names an API key."""
+
+    api_key_id: UUID
+
+
+class OperationPath(BaseModel):
+    """Names an operation."""
+
+    operation_id: UUID
+
+
+class TestClockPath(BaseModel):
+    """Names a test clock."""
+
+    test_clock_id: UUID
+
+
+# --- bodies -----------------------------------------------------------------------------------
+
+
+class SignUpBody(Body):
+    """A new account and its owner."""
+
+    account_name: Name
+    email: Email
+    password: Password
+    time_zone: TimeZone = "UTC"
+    test_clock_id: UUID | None = Field(None, description="sandbox only: the clock that the account lives on")
+
+
+class LoginBody(Body):
+    """Who, and the password."""
+
+    email: Email
+    password: GivenPassword
+
+
+class CancelBody(Body):
+    """When to leave."""
+
+    at_period_end: bool = True
+
+
+class InvoiceBody(Body):
+    """The plan to be had, and how it will be paid."""
+
+    plan: Slug
+    payment_method: PaymentMethod
+
+
+class PaymentBody(Body):
+    """A payment that was made at a provider; the provider will be asked."""
+
+    invoice_id: UUID
+    provider: PaymentMethod
+    external_payment_id: ExternalId
+
+
+class BankTransferBody(Body):
+    """A transfer that is on its way."""
+
+    invoice_id: UUID
+    payer_name: Name | None = None
+    transferred_on: Day | None = None
+    note: Reason | None = None
+
+
+class ApproveBody(Body):
+    """What arrived. `override_reason` accepts another amount or currency than the invoice's."""
+
+    amount_minor: AmountMinor
+    currency: Currency
+    value_on: Day
+    bank_transaction_id: ExternalId
+    override_reason: Reason | None = None
+
+
+class RejectBody(Body):
+    """Why."""
+
+    reason: Reason
+
+
+class ConsumeBody(Body):
+    """How many credits, and for what."""
+
+    amount: Credits
+    reason: ShortReason | None = None
+
+
+class HoldBody(Body):
+    """How many credits to reserve, and for how long."""
+
+    amount: Credits
+    ttl_seconds: int | None = Field(None, ge=1, le=86_400)
+
+
+class CaptureBody(Body):
+    """How many of the held credits to take; the rest is free again."""
+
+    amount: Credits
+
+
+class SiteBody(Body):
+    """A new site."""
+
+    name: Name
+    domain: HostName
+
+
+class SiteChangeBody(Body):
+    """What to change of a site."""
+
+    name: Name | None = None
+    domain: HostName | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.name is None and self.domain is None:
+            raise ValueError("state a name or a domain")
+        return self
+
+
+class ApiKeyBody(Body):
+    """A new API key."""
+
+    name: Name
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
+    site_id: UUID | None = None
+    expires_at: Instant | None = None
+
+
+class AssignPlanBody(Body):
+    """The plan, why, and when."""
+
+    plan: Slug
+    reason: Reason
+    at_period_end: bool = False
+
+
+class AdjustCreditsBody(Body):
+    """Credits to give (positive) or to take (negative)."""
+
+    amount: CreditAdjustment
+    reason: ShortReason
+    expires_at: Instant | None = None
+
+
+class RecordPaymentBody(Body):
+    """Money that arrived by some other way."""
+
+    external_payment_id: ExternalId
+    amount_minor: AmountMinor
+    currency: Currency
+    reason: Reason
+
+
+class SandboxOutcomeBody(Body):
+    """A card payment for an invoice, as the pretend provider shall remember it."""
+
+    invoice_id: UUID
+    outcome: SandboxOutcome
+
+
+class TestClockBody(Body):
+    """A clock that stands still."""
+
+    name: Name
+    now_at: Instant
+
+
+class AdvanceBody(Body):
+    """Where to set the clock; forward only."""
+
+    to: Instant
+
+
+# --- documents --------------------------------------------------------------------------------
+
+
+class AcceptedOperation(Document):
+    """What was accepted; read it at `Location` until it is done."""
+
+    operation_id: UUID
+    kind: OperationKind
+    status: OperationStatus
+    poll_token: str | None
+
+
+class OperationDocument(Document):
+    """`succeeded` has a result, `failed` and `dead` have a problem."""
+
+    operation_id: UUID
+    kind: OperationKind
+    status: OperationStatus
+    created_at: datetime
+    finished_at: datetime | None
+    result: dict[str, Any] | None
+    problem: dict[str, Any] | None
+
+
+class AdminOperationDocument(OperationDocument):
+    """With what only an operator needs."""
+
+    account_id: UUID | None
+    principal_kind: PrincipalKind
+    principal_id: UUID | None
+    attempts: int
+    sends: int
+    next_send_at: datetime | None
+    last_error: str | None
+
+
+class TokensDocument(Document):
+    """Send `access_token` as `Authorization: Bearer`; exchange `refresh_token` at `/auth/refresh`, once."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 (a scheme, no secret)
+    expires_in_seconds: int
+
+
+class PlanDocument(Document):
+    """A plan of the catalogue."""
+
+    slug: str
+    name: str
+    price_minor: int
+    currency: str
+    interval: Interval
+    interval_count: int
+    trial_days: int
+    credits_per_month: int
+    credit_rollover: Rollover
+    credit_rollover_cap: int | None
+    trial_end: TrialEnd
+    grace_days: int
+    assignable_by: list[Assigner]
+
+
+class PlansDocument(Document):
+    """The whole catalogue."""
+
+    items: list[PlanDocument]
+
+
+class BalanceDocument(Document):
+    """`available = balance - held - expired`."""
+
+    balance_credits: int
+    held_credits: int
+    expired_credits: int
+    available_credits: int
+
+
+class AccountDocument(Document):
+    """An account. `access` is what the gate says now."""
+
+    id: UUID
+    name: str
+    time_zone: str
+    status: AccountStatus
+    status_reason: str | None
+    access: Access
+    access_ends_at: datetime | None
+    payment_method: PaymentMethod | None
+    test_clock_id: UUID | None
+    now_at: datetime
+    created_at: datetime
+
+
+class AccountSummary(Document):
+    """An account in a list."""
+
+    id: UUID
+    name: str
+    status: AccountStatus
+    balance_credits: int
+    test_clock_id: UUID | None
+    next_transition: str | None
+    next_transition_at: datetime | None
+    parked_at: datetime | None
+    created_at: datetime
+
+
+class PeriodDocument(Document):
+    """Access granted for `[starts_at, ends_at)`."""
+
+    plan: str
+    phase: int
+    period_index: int
+    starts_at: datetime
+    ends_at: datetime
+
+
+class SubscriptionDocument(Document):
+    """The live subscription, or the last that ended, with its newest periods."""
+
+    id: UUID
+    plan: str
+    status: SubscriptionStatus
+    price_minor: int
+    currency: str
+    interval: Interval
+    interval_count: int
+    time_zone: str
+    started_at: datetime
+    anchor_at: datetime
+    current_period_starts_at: datetime
+    current_period_ends_at: datetime
+    renews_at: datetime | None
+    next_credit_at: datetime | None
+    trial_ends_at: datetime | None
+    activated_at: datetime | None
+    grace_ends_at: datetime | None
+    cancel_at_period_end: bool
+    next_plan: str | None
+    payment_method: PaymentMethod | None
+    external_payment_id: str | None
+    ended_at: datetime | None
+    end_reason: EndReason | None
+    periods: list[PeriodDocument]
+
+
+class AdminAccountDocument(AccountDocument):
+    """With what only an operator needs."""
+
+    owner_email: str | None
+    credits: BalanceDocument
+    subscription: SubscriptionDocument | None
+    next_transition: str | None
+    next_transition_at: datetime | None
+    parked_at: datetime | None
+    parked_reason: str | None
+
+
+class PaymentInstructions(Document):
+    """How to pay by bank transfer. The QR code (EPC, as SVG) exists for euros alone."""
+
+    beneficiary: str
+    iban: str
+    bic: str
+    amount_minor: int
+    currency: str
+    reference: str
+    epc_qr_svg: str | None
+
+
+class InvoiceDocument(Document):
+    """An invoice."""
+
+    id: UUID
+    number: str
+    reference: str
+    purpose: InvoicePurpose
+    plan: str
+    status: InvoiceStatus
+    amount_minor: int
+    currency: str
+    payment_method: PaymentMethod | None
+    period_starts_at: datetime | None
+    period_ends_at: datetime | None
+    opened_at: datetime
+    due_at: datetime
+    paid_at: datetime | None
+    voided_at: datetime | None
+
+
+class PayableInvoiceDocument(InvoiceDocument):
+    """An invoice, with payment instructions while it is open."""
+
+    payment_instructions: PaymentInstructions | None
+
+
+class PaymentDocument(Document):
+    """What a provider was asked, and its answer."""
+
+    id: UUID
+    invoice_id: UUID
+    operation_id: UUID
+    provider: PaymentMethod
+    external_payment_id: str
+    status: PaymentStatus
+    amount_minor: int | None
+    currency: str | None
+    problem: str | None
+    created_at: datetime
+    confirmed_at: datetime | None
+
+
+class BankTransferDocument(Document):
+    """A bank transfer as the customer sees it."""
+
+    id: UUID
+    invoice_id: UUID
+    status: BankTransferStatus
+    payer_name: str | None
+    transferred_on: date | None
+    note: str | None
+    submitted_at: datetime
+    decided_at: datetime | None
+    received_amount_minor: int | None
+    received_currency: str | None
+    value_on: date | None
+    rejection_reason: str | None
+
+
+class AdminBankTransferDocument(BankTransferDocument):
+    """With what its invoice expects, and who decided."""
+
+    account_id: UUID
+    amount_minor: int
+    currency: str
+    reference: str
+    submitted_by: UUID
+    decided_by: UUID | None
+    bank_transaction_id: str | None
+    override_reason: str | None
+    payment_id: UUID | None
+
+
+class GrantDocument(Document):
+    """Credits that share an origin and an expiry."""
+
+    id: UUID
+    source: GrantSource
+    amount: int
+    remaining: int
+    held: int
+    priority: int
+    effective_at: datetime
+    expires_at: datetime | None
+
+
+class TransactionDocument(Document):
+    """A row of the ledger."""
+
+    seq: int
+    grant_id: UUID
+    kind: TransactionKind
+    amount: int
+    balance_after: int
+    effective_at: datetime
+    created_at: datetime
+    source: Source
+    source_id: UUID
+    reason: str | None
+    reverses_seq: int | None
+
+
+class ConsumptionDocument(Document):
+    """Credits that were taken, and what the ledger says after it."""
+
+    consumed_credits: int
+    balance_credits: int
+
+
+class HoldDocument(Document):
+    """Credits that are reserved."""
+
+    id: UUID
+    status: str
+    amount: int
+    captured_amount: int
+    held_at: datetime
+    expires_at: datetime
+    resolved_at: datetime | None
+
+
+class SiteDocument(Document):
+    """A site."""
+
+    id: UUID
+    name: str
+    domain: str
+    created_at: datetime
+
+
+class ApiKeyDocument(Document):
+    """An API key as it may be shown at any time."""
+
+    id: UUID
+    name: str
+    prefix: str
+    scopes: list[Scope]
+    site_id: UUID | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewApiKeyDocument(ApiKeyDocument):
+    """With the key itself, which is shown this once."""
+
+    key: str
+
+
+class SandboxPaymentDocument(Document):
+    """Hand `external_payment_id` to `/payments` with the provider `sandbox`."""
+
+    external_payment_id: str
+    outcome: SandboxOutcome
+
+
+class TestClockDocument(Document):
+    """A test clock."""
+
+    id: UUID
+    name: str
+    now_at: datetime
+    accounts: int
+    created_at: datetime
