@@ -444,7 +444,7 @@ CHECKS: Final = (
                   )
               )
             """,
-        repair="Find the payment and record it (POST /api/v1/admin/payments), or open the period's invoice and set "
+        repair="Find the payment and record it (POST /api/v1/admin/invoices/<id>/payments), or open the period's invoice and set "
         "the subscription past_due with a grace.",
     ),
     Check(
