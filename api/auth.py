@@ -153,9 +153,15 @@ def admitted(needs: Needs) -> Iterator[tuple[Tx, Principal | None]]:
             principal = _live_api_key(tx, credential, needs, now=now)
         if principal is None and credential is not None:
             raise Unauthenticated("the credential is not valid, or not any more")
-        if principal is not None:
-            structlog.contextvars.bind_contextvars(principal_kind=str(principal.kind), principal_id=str(principal.id))
+        _name_in_logs(principal)
         yield tx, principal
+
+
+def _name_in_logs(principal: Principal | None) -> None:
+    if principal is not None:
+        structlog.contextvars.bind_contextvars(principal_kind=str(principal.kind), principal_id=str(principal.id))
+    if isinstance(principal, Customer):
+        structlog.contextvars.bind_contextvars(account_id=str(principal.account_id))
 
 
 def _credential(needs: Needs) -> Token | str | None:

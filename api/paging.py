@@ -52,7 +52,7 @@ def _encoded(position: UUID | int) -> str:
 
 def _decoded(cursor: str, *, length: int) -> bytes:
     try:
-        content = base64.urlsafe_b64decode(cursor.encode("ascii") + b"==")
+        content = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars="-_", validate=True)
     except (binascii.Error, ValueError):
         content = b""
     if len(content) != length:

@@ -11,6 +11,7 @@ from functools import wraps
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
+import structlog
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
@@ -151,6 +152,7 @@ def _respond(answer: Any, status: HTTPStatus) -> Response:
 
 def _send(accepted: Accepted) -> Answer:
     """The operation is committed by now: wake a worker, and say where to look."""
+    structlog.contextvars.bind_contextvars(operation_id=str(accepted.operation_id))
     if not accepted.replayed:
         services().publisher.send(accepted.kind.task_name, accepted.operation_id)
     return Answer(

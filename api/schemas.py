@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 from uuid import UUID
 from zoneinfo import available_timezones
 
+from email_validator import validate_email
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
-    EmailStr,
     Field,
     StringConstraints,
     model_validator,
@@ -39,7 +39,7 @@ EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 LINE: Final = r"^[^\x00-\x1f\x7f]+$"
 LINES: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
-HOST_NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+$"
+HOST_NAME: Final = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$"
 
 
 Item = TypeVar("Item", bound=BaseModel)
@@ -57,7 +57,7 @@ def _known_time_zone(name: str) -> str:
 
 
 def _normalised_email(address: str) -> str:
-    return address.lower()
+    return validate_email(address, check_deliverability=False).normalized.lower()
 
 
 def _sensible_instant(at: datetime) -> datetime:
@@ -82,7 +82,7 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000, pattern=LINES)]
 ShortReason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=LINE)]
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
-Email = Annotated[EmailStr, StringConstraints(max_length=254), AfterValidator(_normalised_email)]
+Email = Annotated[str, Field(max_length=254, json_schema_extra={"format": "email"}), AfterValidator(_normalised_email)]
 Password = Annotated[str, Field(min_length=10, max_length=200, repr=False, json_schema_extra={"format": "password"})]
 GivenPassword = Annotated[
     str, Field(min_length=1, max_length=200, repr=False, json_schema_extra={"format": "password"})

@@ -444,8 +444,8 @@ CHECKS: Final = (
                   )
               )
             """,
-        repair="Find the payment and record it (POST /api/v1/admin/invoices/<id>/payments), or open the period's invoice and set "
-        "the subscription past_due with a grace.",
+        repair="Find the payment and record it (POST /api/v1/admin/invoices/<invoice_id>/payments), or open the "
+        "period's invoice and set the subscription past_due with a grace.",
     ),
     Check(
         name="past_due_owes_or_awaits",

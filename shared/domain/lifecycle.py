@@ -494,9 +494,15 @@ def assign_plan(state: AccountState, rules: Rules, plan: Plan, *, at: datetime, 
             raise PeriodAlreadyPaid("the next period is paid; the change can follow it", invoice_id=str(ahead.id))
         if ahead is not None:
             state = _void_invoices(state, {ahead.id}, at)
+        goes_on = plan.id == sub.plan_id and sub.activated_at is not None
         return _replace_live(
             state,
-            replace(sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.ADMIN, cancel_at_period_end=False),
+            replace(
+                sub,
+                next_plan_id=None if goes_on else plan.id,
+                next_plan_assigned_by=None if goes_on else Assigner.ADMIN,
+                cancel_at_period_end=False,
+            ),
         )
     state = _void_invoices(state, {invoice.id for invoice in state.invoices}, at)
     if sub is None:

@@ -4,66 +4,18 @@ A case says in SQL what goes wrong, with the schema's own refusals switched off:
 fires, and constraints and indexes that stand in the way are dropped first. Everything is rolled back.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from uuid import UUID
-
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from shared.config import Settings
 from shared.db import checks, plans
 from shared.db.checks import CHECKS, WARNINGS
-from shared.db.engine import Database, Tx
-from shared.domain.account import SYSTEM_ACCOUNT_ID
-from tests.db.world import populate
-
-
-class Healthy:
-    """A database with accounts in every situation, and the ids of these accounts by their situation."""
-
-    def __init__(self, database: Database, settings: Settings, ids: dict[str, UUID]) -> None:
-        self.database = database
-        self.settings = settings
-        self.ids = ids
-
-    @contextmanager
-    def undone(self) -> Iterator[Tx]:
-        """A transaction that is never committed, in which no trigger and no foreign key fires."""
-        with self.database.connect() as connection:
-            tx = Tx(connection)
-            tx.execute("SET LOCAL session_replication_role = replica")
-            yield tx
-
-
-@pytest.fixture(scope="module")
-def healthy(pool: Database, reset_sql: str, settings: Settings) -> Healthy:
-    with pool.transaction() as tx:
-        tx.connection.exec_driver_sql(reset_sql)
-        ids = populate(tx, settings)
-    return Healthy(pool, settings, {**ids, "system": SYSTEM_ACCOUNT_ID})
+from shared.db.engine import Tx
+from tests.db.world import Healthy, copy, drop, newest
 
 
 def case(check: str, what: str, *statements: str) -> object:
     """statements: the last one breaks exactly one row and returns what the check should name."""
     return pytest.param(check, statements, id=f"{check}: {what}")
-
-
-def drop(table: str, *constraints: str) -> str:
-    return f"ALTER TABLE {table} " + ", ".join(f"DROP CONSTRAINT {name}" for name in constraints)
-
-
-def copy(table: str, where: str, changes: str, returning: str) -> str:
-    """Insert a row again, with other values for some columns."""
-    return f"""
-        INSERT INTO {table}
-        SELECT (jsonb_populate_record(t, jsonb_build_object({changes}))).* FROM {table} t WHERE {where}
-        RETURNING {returning}
-        """
-
-
-def newest(table: str, where: str, order: str = "id") -> str:
-    return f"{order} = (SELECT {order} FROM {table} WHERE {where} ORDER BY {order} DESC LIMIT 1)"
 
 
 LIVE = "status <> 'ended'"
@@ -888,7 +840,7 @@ def test_a_healthy_database_breaks_no_rule(healthy: Healthy) -> None:
 
 def test_the_world_holds_every_situation(healthy: Healthy) -> None:
     """Else a rule that says nothing of a situation would look healthy."""
-    with healthy.undone() as tx:
+    with healthy.undone(enforced=False) as tx:
         assert {row.status for row in tx.rows("SELECT status FROM accounts")} == {
             "trial",
             "active",
@@ -902,7 +854,7 @@ def test_the_world_holds_every_situation(healthy: Healthy) -> None:
 
 @pytest.mark.parametrize(("name", "statements"), BREAKS)
 def test_a_broken_row_is_found(healthy: Healthy, name: str, statements: tuple[str, ...]) -> None:
-    with healthy.undone() as tx:
+    with healthy.undone(enforced=False) as tx:
         culprit = break_one_row(tx, healthy, statements)
         rules = plans.load_rules(tx, healthy.settings)
         findings = {check.name: checks.find(tx, check, rules) for check in CHECKS}  # what is broken stops none of them
@@ -915,7 +867,7 @@ def test_a_broken_row_is_found(healthy: Healthy, name: str, statements: tuple[st
 
 @pytest.mark.parametrize(("name", "statements"), TROUBLES)
 def test_what_waits_for_somebody_is_a_warning(healthy: Healthy, name: str, statements: tuple[str, ...]) -> None:
-    with healthy.undone() as tx:
+    with healthy.undone(enforced=False) as tx:
         break_one_row(tx, healthy, statements)
         rules = plans.load_rules(tx, healthy.settings)
         found = [check.name for check in WARNINGS if checks.find(tx, check, rules)]
@@ -940,7 +892,7 @@ def test_every_rule_says_what_holds_and_how_to_repair_it() -> None:
 
 
 def test_all_rows_are_counted_and_a_few_are_shown(healthy: Healthy) -> None:
-    with healthy.undone() as tx:
+    with healthy.undone(enforced=False) as tx:
         tx.execute("INSERT INTO invoice_numbers SELECT year, 1 FROM generate_series(1900, 1999) AS year")
         (check,) = [check for check in CHECKS if check.name == "invoice_numbers_gapless"]
         finding = checks.find(tx, check, plans.load_rules(tx, healthy.settings))

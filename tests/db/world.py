@@ -1,6 +1,7 @@
 """A small world: accounts in every situation, made through the use cases as workers would make them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -12,7 +13,7 @@ from shared.clock import utc_now
 from shared.config import Settings
 from shared.db import admins, api_keys, operations, payments, plans, sites, test_clocks
 from shared.db.credits import capture_hold, consume, place_hold, release_hold
-from shared.db.engine import Tx
+from shared.db.engine import Database, Tx
 from shared.domain.credits import Source
 from shared.domain.invoice import PaymentMethod
 from shared.domain.operation import OperationKind, PrincipalKind
@@ -60,6 +61,23 @@ HANDLERS: Final[dict[OperationKind, Callable[..., dict[str, Any]]]] = {
 }
 
 
+class Healthy(Struct, frozen=True):
+    """A populated database, and the ids of its accounts by their situation."""
+
+    database: Database
+    settings: Settings
+    ids: dict[str, UUID]
+
+    @contextmanager
+    def undone(self, *, enforced: bool = True) -> Iterator[Tx]:
+        """A transaction that is never committed. Unless `enforced`, no trigger and no foreign key fires in it."""
+        with self.database.connect() as connection:
+            tx = Tx(connection)
+            if not enforced:
+                tx.execute("SET LOCAL session_replication_role = replica")
+            yield tx
+
+
 class Customer(Struct, frozen=True):
     """An account, its owner, and the test clock it lives on, if any."""
 
@@ -69,10 +87,11 @@ class Customer(Struct, frozen=True):
 
 
 class World:
-    """Does to accounts what customers and an admin would, in one transaction."""
+    """Does to accounts what customers and an admin would, in one transaction; `now` is the wall clock's instant."""
 
-    def __init__(self, tx: Tx, settings: Settings) -> None:
+    def __init__(self, tx: Tx, settings: Settings, *, now: datetime | None = None) -> None:
         self.tx = tx
+        self.now = now or utc_now()
         self.rules = plans.load_rules(tx, settings)
         self.admin_id = new_id()
         admins.create(tx, admin_id=self.admin_id, email=f"{self.admin_id}@example.com", password_hash="hash")
@@ -156,7 +175,7 @@ class World:
         answer: ProviderPayment | None = None,
     ) -> dict[str, Any]:
         """Accept an operation and execute it, as the API and a worker do. Raises its refusal, recorded."""
-        operation_id, now = new_id(), utc_now()
+        operation_id, now = new_id(), self.now
         principal: tuple[PrincipalKind, UUID | None] = (PrincipalKind.ANONYMOUS, None)
         if by_admin:
             principal = (PrincipalKind.ADMIN, self.admin_id)
@@ -303,3 +322,25 @@ def _make_keys(tx: Tx, customer: Customer) -> None:
         created_by=customer.user_id,
         expires_at=None,
     )
+
+
+# --- SQL for cases ------------------------------------------------------------------------------
+
+
+def drop(table: str, *constraints: str) -> str:
+    """Let go of constraints."""
+    return f"ALTER TABLE {table} " + ", ".join(f"DROP CONSTRAINT {name}" for name in constraints)
+
+
+def copy(table: str, where: str, changes: str, returning: str = "1") -> str:
+    """Insert a row again, with other values for some columns."""
+    return f"""
+        INSERT INTO {table}
+        SELECT (jsonb_populate_record(t, jsonb_build_object({changes}))).* FROM {table} t WHERE {where}
+        RETURNING {returning}
+        """
+
+
+def newest(table: str, where: str, order: str = "id") -> str:
+    """A condition that one row meets: the last of those that meet `where`."""
+    return f"{order} = (SELECT {order} FROM {table} WHERE {where} ORDER BY {order} DESC LIMIT 1)"

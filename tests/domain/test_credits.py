@@ -1,6 +1,6 @@
 """The rules of docs/rules.md, "Credits": in which order grants are spent, and what a month's end keeps."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from uuid import UUID
 
@@ -75,7 +75,7 @@ def test_too_little_is_refused_and_says_how_much_there_is() -> None:
     assert refused.value.data == {"available_credits": 70, "requested_credits": 71}
 
 
-instants = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31), timezones=st.just(NOW.tzinfo))
+instants = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31), timezones=st.just(UTC))
 
 
 @st.composite

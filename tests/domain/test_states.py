@@ -1,4 +1,4 @@
-"""Every state × event of every state machine: what a rule declares happens, all else is refused."""
+"""Every pair of state and event of every state machine: what a rule declares happens, all else is refused."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
