@@ -30,6 +30,14 @@ from shared.config import Settings, get_settings
 from shared.ids import new_id
 
 VERSION: Final = "1"
+ABOUT: Final = """\
+Accounts, subscriptions, payments and prepaid credits.
+
+Whatever takes work is answered with 202 and done once: read the operation at `Location` until it has succeeded or
+failed, and send an `Idempotency-Key` so that asking again is safe. Reading, consuming and holding credits are answered
+at once. Refusals are problem documents (RFC 9457) with a stable `code`. Amounts of money are integers in minor units,
+instants are RFC 3339 in UTC.
+"""
 
 ROUTES: Final = (
     accounts.routes,
@@ -71,7 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or get_settings()
     app = OpenAPI(
         "api",
-        info=Info(title="Prepaid billing", version=VERSION, description=__doc__),
+        info=Info(title="Prepaid billing", version=VERSION, description=ABOUT),
         security_schemes=SECURITY_SCHEMES,
         validation_error_model=schemas.Problem,
         doc_ui=False,

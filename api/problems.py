@@ -59,7 +59,7 @@ OTHER_PROBLEMS: Final = (
 class RefusedRequest(Exception):
     """A request that is refused for its form: status, code, sentence, and what is wrong where."""
 
-    def __init__(self, status: HTTPStatus, code: str, detail: str, **members: Any) -> None:
+    def __init__(self, status: HTTPStatus, code: str, detail: str, /, **members: Any) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
@@ -82,7 +82,7 @@ def refusals() -> Iterator[type[BillingError]]:
             yield kind
 
 
-def document(status: int, code: str, detail: str, **members: Any) -> dict[str, Any]:
+def document(status: int, code: str, detail: str, /, **members: Any) -> dict[str, Any]:
     """The members of a problem; ours come first and cannot be replaced."""
     ours = {
         "type": f"/problems/{code}",
@@ -102,7 +102,7 @@ def stored_document(stored: Mapping[str, Any]) -> dict[str, Any]:
     return document(_status_of_code(code), code, detail, **members)
 
 
-def response(status: int, code: str, detail: str, **members: Any) -> Response:
+def response(status: int, code: str, detail: str, /, **members: Any) -> Response:
     """A problem as an answer."""
     answer = Response(
         msgspec.json.encode(document(status, code, detail, **members)), status=status, content_type=MEDIA_TYPE

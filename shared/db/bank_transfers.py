@@ -53,9 +53,16 @@ def account_of(tx: Tx, bank_transfer_id: UUID) -> UUID:
     return account_id
 
 
-def lock(tx: Tx, bank_transfer_id: UUID) -> Row[Any]:
-    """The transfer, locked."""
-    return tx.one("SELECT * FROM bank_transfers WHERE id = %(id)s FOR UPDATE", id=bank_transfer_id)
+def lock(tx: Tx, account_id: UUID, bank_transfer_id: UUID) -> Row[Any]:
+    """A transfer of this account, locked. Raises NotFound."""
+    row = tx.maybe(
+        "SELECT * FROM bank_transfers WHERE id = %(id)s AND account_id = %(account_id)s FOR UPDATE",
+        id=bank_transfer_id,
+        account_id=account_id,
+    )
+    if row is None:
+        raise NotFound("no such bank transfer")
+    return row
 
 
 def approve(tx: Tx, request: ApproveBankTransfer, *, payment_id: UUID, decided_by: UUID, at: datetime) -> None:

@@ -97,6 +97,7 @@ class Database:
             pool_timeout=5,
             pool_pre_ping=True,
             pool_recycle=1_800,
+            hide_parameters=True,  # an error that is logged shows the statement, never what was sent with it
             connect_args={"options": options, "application_name": application_name, "connect_timeout": 3},
         )
 

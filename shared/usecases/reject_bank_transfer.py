@@ -21,7 +21,7 @@ def reject_bank_transfer(
     if operation.principal_id is None:
         raise Forbidden("a bank transfer is decided by an admin")
     account = account_state.open_operation_account(tx, operation, rules, now=now)
-    transfer = bank_transfers.lock(tx, request.bank_transfer_id)
+    transfer = bank_transfers.lock(tx, account.state.account.id, request.bank_transfer_id)
     status = next_status(BankTransferStatus(transfer.status), BankTransferEvent.REJECT)
     bank_transfers.reject(
         tx, request.bank_transfer_id, reason=request.reason, decided_by=operation.principal_id, at=account.now

@@ -22,7 +22,8 @@ def needs_of(app: Flask, route: Route) -> Needs:
     """What a route declares."""
     path = f"/api/v1{route.path()}"
     endpoint, _ = app.url_map.bind("").match(path, route.method)
-    needs: Needs = app.view_functions[endpoint].needs  # type: ignore[attr-defined]
+    view: Any = app.view_functions[endpoint]
+    needs: Needs = view.needs
     return needs
 
 

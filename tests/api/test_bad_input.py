@@ -1,6 +1,7 @@
 """Whatever is sent is answered with a problem that says what is wrong, and changes nothing."""
 
 import json
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -102,6 +103,14 @@ def test_only_json_is_read(ask: Any, route: Route) -> None:
 def test_a_body_that_is_too_large_is_refused(ask: Any, route: Route) -> None:
     answer = ask(route, **raw(json.dumps(BODIES[route.name]) + " " * 70_000))
     assert (answer.status_code, answer.get_json()["code"]) == (413, "body_too_large")
+
+
+def test_a_body_that_comes_in_chunks_is_no_way_around_the_limit(api: Api) -> None:
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    for size, status in ((1_000, 400), (65_536, 413), (300_000, 413)):
+        stream = BytesIO(b"x" * size)
+        answer = api.post("/signup", input_stream=stream, content_type="application/json", environ_overrides=chunked)
+        assert answer.status_code == status, size
 
 
 @ROUTES

@@ -64,7 +64,7 @@ def _exit(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _version(*, wanted: bool) -> None:
+def _version(wanted: bool) -> None:  # noqa: FBT001 (typer hands it over)
     if wanted:
         typer.echo(f"prepaid {VERSION}")
         raise typer.Exit
@@ -72,6 +72,9 @@ def _version(*, wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    *, version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
-    _version(wanted=version)
+    del version

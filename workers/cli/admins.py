@@ -43,7 +43,7 @@ def create_admin(
             reason="python -m workers create-admin",
             after={"email": address},
         )
-    typer.echo(f"{address} can sign in at /api/v1/admin/login")
+    typer.echo(f"{address} can sign in at /api/v1/admin/auth/login")
 
 
 def at_terminal() -> bool:

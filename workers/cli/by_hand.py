@@ -1,9 +1,6 @@
 """One of beat's jobs by hand. To import this is to load Celery's app, which wants its settings in place."""
 
-from datetime import datetime
-
 from shared.db import job_runs
-from shared.errors import InvalidInput
 from shared.messages import Job
 from shared.usecases.release_expired_holds import release_expired_holds
 from workers.runtime import runtime
@@ -13,13 +10,12 @@ from workers.tasks.subscriptions import TRANSITION_OF, advancing
 
 
 def run_by_hand(job: Job, *, as_of: str | None) -> int:
-    """Run the job until nothing is due; how many items it took up. Raises FutureInstant, InvalidInput."""
-    instant = _instant(as_of)
+    """Run the job until nothing is due; how many items it took up. Raises FutureInstant."""
     try:
         if job is Job.RELAY_OPERATIONS:
             relay_operations.run()
         else:
-            run_job(job, _pass_of(job), as_of=instant, seconds=None)
+            run_job(job, _pass_of(job), as_of=parse_as_of(as_of), seconds=None)
         with runtime().database.transaction() as tx:
             (newest,) = (row for row in job_runs.latest(tx) if row.job == job)
         items: int = newest.items
@@ -30,10 +26,3 @@ def run_by_hand(job: Job, *, as_of: str | None) -> int:
 
 def _pass_of(job: Job) -> Pass:
     return advancing(TRANSITION_OF[job]) if job in TRANSITION_OF else release_expired_holds
-
-
-def _instant(text: str | None) -> datetime | None:
-    try:
-        return parse_as_of(text)
-    except ValueError:
-        raise InvalidInput(f"{text} is no instant; write it like 2026-03-31T00:00:00Z") from None

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -54,6 +55,7 @@ def run(
     """
     if as_of is not None and job is Job.RELAY_OPERATIONS:
         raise InvalidInput("the relay sends what is due now; it takes no --as-of")
+    _require_instant(as_of)
     with session(broker=True) as here:
         log.configure(here.settings)
         _settle_in(here.settings)
@@ -61,6 +63,16 @@ def run(
 
         items = run_by_hand(job, as_of=as_of)
     typer.echo(f"{job}: {items} done")
+
+
+def _require_instant(text: str | None) -> None:
+    try:
+        if text is not None and datetime.fromisoformat(text).tzinfo is not None:
+            return
+    except ValueError:
+        pass
+    if text is not None:
+        raise InvalidInput(f"{text} is no instant with its zone; write it like 2026-03-31T00:00:00Z")
 
 
 def _settle_in(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from alembic.util import CommandError
 from msgspec import Struct
 from psycopg.errors import InsufficientPrivilege
 from pydantic import ValidationError
+from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from typer.core import TyperGroup
 
@@ -22,7 +23,7 @@ from shared.errors import BillingError, NotReady
 
 FAILED: Final = 2
 UNUSED_BROKER: Final = "redis://127.0.0.1:0/0"  # for a command that sends nothing, so that no broker is started
-EXPECTED: Final = (BillingError, ValidationError, CommandError, ArgumentError, DBAPIError)
+EXPECTED: Final = (BillingError, ValidationError, CommandError, DBAPIError)
 
 
 class Session(Struct, frozen=True):
@@ -57,6 +58,7 @@ def session(
     NotReady is raised when its schema is not this release's and `needs_schema`.
     """
     settings = Settings()
+    _require_url(settings)
     with _servers(settings, broker=broker) as ready:
         url = str(ready.database_url)
         database = Database(
@@ -92,6 +94,15 @@ def require_schema(database: Database) -> None:
     raise NotReady(f"the database is at {current}, which this release does not know; run a newer release")
 
 
+def _require_url(settings: Settings) -> None:
+    try:
+        if settings.database_url is not None:
+            make_url(settings.database_url)
+    except (ArgumentError, ValueError):
+        told = "DATABASE_URL cannot be read; it looks like postgresql://user:password@host:5432/database"
+        raise NotReady(told) from None  # the cause would repeat the password
+
+
 @contextmanager
 def _servers(settings: Settings, *, broker: bool) -> Iterator[Settings]:
     if not broker and settings.broker_url is None:
@@ -114,8 +125,6 @@ def _told(error: Exception) -> str | None:
         case ValidationError():
             wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}".lstrip(": ") for e in error.errors())
             return f"the settings are not valid: {'; '.join(wrong)}"
-        case ArgumentError():
-            return "DATABASE_URL cannot be read; it looks like postgresql://user:password@host:5432/database"
         case OperationalError():
             return f"the database cannot be used: {_first_line(error.orig)}; see DATABASE_URL"
         case DBAPIError(orig=InsufficientPrivilege()):

@@ -1,0 +1,353 @@
+"""`Office`: asks for things as customers and admins do, in committed transactions, at the instant a test says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Row
+
+from shared.config import Settings
+from shared.db import account_state, admins, checks, credits, operations, payments, test_clocks
+from shared.db.engine import Database
+from shared.db.plans import load_rules
+from shared.domain.account import AccountState
+from shared.domain.credits import Source
+from shared.domain.invoice import PaymentMethod
+from shared.domain.lifecycle import Transition
+from shared.domain.operation import OperationKind, PrincipalKind
+from shared.domain.plan import Rules
+from shared.domain.requests import (
+    REQUESTS,
+    AdjustCredits,
+    AdvanceTestClock,
+    ApproveBankTransfer,
+    AssignPlan,
+    CancelSubscription,
+    ConfirmPayment,
+    OpenInvoice,
+    RecordPayment,
+    RejectBankTransfer,
+    SignUp,
+    SubmitBankTransfer,
+)
+from shared.errors import BillingError
+from shared.ids import new_id
+from shared.providers.sandbox import SandboxProvider
+from shared.usecases.adjust_credits import adjust_credits
+from shared.usecases.advance_due_accounts import advance_due_accounts
+from shared.usecases.advance_test_clock import advance_test_clock
+from shared.usecases.approve_bank_transfer import approve_bank_transfer
+from shared.usecases.assign_plan import assign_plan
+from shared.usecases.cancel_subscription import cancel_subscription
+from shared.usecases.confirm_payment import record_intent, settle_confirmed
+from shared.usecases.open_invoice import open_invoice
+from shared.usecases.record_payment import record_payment
+from shared.usecases.reject_bank_transfer import reject_bank_transfer
+from shared.usecases.sign_up import sign_up
+from shared.usecases.submit_bank_transfer import submit_bank_transfer
+from tests.factories import on
+
+USE_CASES: dict[OperationKind, Callable[..., dict[str, Any]]] = {
+    OperationKind.SIGN_UP: sign_up,
+    OperationKind.OPEN_INVOICE: open_invoice,
+    OperationKind.RECORD_PAYMENT: record_payment,
+    OperationKind.SUBMIT_BANK_TRANSFER: submit_bank_transfer,
+    OperationKind.APPROVE_BANK_TRANSFER: approve_bank_transfer,
+    OperationKind.REJECT_BANK_TRANSFER: reject_bank_transfer,
+    OperationKind.CANCEL_SUBSCRIPTION: cancel_subscription,
+    OperationKind.ASSIGN_PLAN: assign_plan,
+    OperationKind.ADJUST_CREDITS: adjust_credits,
+    OperationKind.ADVANCE_TEST_CLOCK: advance_test_clock,
+}
+
+Dump = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Customer:
+    account_id: UUID
+    user_id: UUID
+
+
+@dataclass
+class Office:
+    """Requests are accepted as the API does it and executed as a worker does it; `now` is theirs, unless stated."""
+
+    database: Database
+    settings: Settings
+    now: datetime = field(default_factory=lambda: on("2026-01-10"))
+    admin_id: UUID = field(default_factory=new_id)
+
+    def __post_init__(self) -> None:
+        with self.database.transaction() as tx:
+            admins.create(tx, admin_id=self.admin_id, email=f"{self.admin_id}@example.com", password_hash="hash")
+
+    # --- accept and execute
+
+    def accept(
+        self,
+        kind: OperationKind,
+        request: Struct,
+        *,
+        account_id: UUID | None = None,
+        by: UUID | None = None,
+        at: datetime | None = None,
+    ) -> UUID:
+        """Write the operation; by: a user or the admin, anonymous without."""
+        operation_id, at = new_id(), at or self.now
+        principal = PrincipalKind.ANONYMOUS if by is None else PrincipalKind.USER
+        with self.database.transaction() as tx:
+            operations.accept(
+                tx,
+                operation_id=operation_id,
+                kind=kind,
+                payload=msgspec.to_builtins(request),
+                payload_version=1,
+                account_id=account_id,
+                principal_kind=PrincipalKind.ADMIN if by == self.admin_id else principal,
+                principal_id=by,
+                idempotency_scope=None,
+                idempotency_key=None,
+                request_hash=b"hash",
+                first_send_at=at,
+                now=at,
+            )
+        return operation_id
+
+    def execute(self, operation_id: UUID) -> Row[Any]:
+        """Do it once, and record the answer; the row afterwards. An operation that has an answer is left alone."""
+        with self.database.transaction() as tx:
+            operation = operations.begin_attempt(tx, operation_id)
+        if operation is not None:
+            request = msgspec.convert(operation.payload, REQUESTS[operation.kind])
+            try:
+                answer = None
+                if isinstance(request, ConfirmPayment):
+                    with self.database.transaction() as tx:
+                        record_intent(tx, operation, request, self.rules())
+                    answer = SandboxProvider(self.database).retrieve(request.external_payment_id)
+                with self.database.transaction() as tx:
+                    if operations.lock_pending(tx, operation_id):
+                        rules = load_rules(tx, self.settings)
+                        now = operation.created_at
+                        if isinstance(request, ConfirmPayment):
+                            result = settle_confirmed(tx, operation, request, answer, rules, now=now)
+                        else:
+                            result = USE_CASES[operation.kind](tx, operation, request, rules, now=now)
+                        operations.succeed(tx, operation_id, result=result, now=now)
+            except BillingError as refusal:
+                with self.database.transaction() as tx:
+                    payments.fail(tx, operation_id, refusal, at=operation.created_at)
+                    operations.fail(tx, operation_id, refusal, now=operation.created_at)
+        return self.operation(operation_id)
+
+    def ask(
+        self, kind: OperationKind, request: Struct, *, account_id: UUID | None = None, by: UUID | None = None
+    ) -> Row[Any]:
+        return self.execute(self.accept(kind, request, account_id=account_id, by=by))
+
+    def done(
+        self, kind: OperationKind, request: Struct, *, account_id: UUID | None = None, by: UUID | None = None
+    ) -> dict[str, Any]:
+        """The result of a request that is not refused."""
+        row = self.ask(kind, request, account_id=account_id, by=by)
+        assert row.status == "succeeded", row.problem
+        result: dict[str, Any] = row.result
+        return result
+
+    # --- what customers ask for
+
+    def sign_up(self, email: str = "", *, time_zone: str = "UTC", clock_id: UUID | None = None) -> Customer:
+        request = SignUp(
+            account_name="Ada",
+            email=email or f"{new_id()}@example.com",
+            password_hash="hash",
+            time_zone=time_zone,
+            test_clock_id=clock_id,
+        )
+        result = self.done(OperationKind.SIGN_UP, request)
+        return Customer(UUID(result["account_id"]), UUID(result["user_id"]))
+
+    def open_invoice(
+        self, who: Customer, plan: str = "starter", method: PaymentMethod = PaymentMethod.BANK_TRANSFER
+    ) -> UUID:
+        request = OpenInvoice(plan=plan, payment_method=method)
+        result = self.done(OperationKind.OPEN_INVOICE, request, account_id=who.account_id, by=who.user_id)
+        return UUID(result["invoice_id"])
+
+    def card_payment(self, who: Customer, invoice_id: UUID, name: str = "", **terms: Any) -> str:
+        """What the sandbox's customer did at the provider: pay this invoice in full, except for `terms`."""
+        facts = {"succeeded": True, "amount_minor": 89_00, "currency": "USD"} | terms
+        name = name or f"card-{new_id()}"
+        with self.database.transaction() as tx:
+            tx.execute(
+                """
+                INSERT INTO sandbox_payments (external_payment_id, account_id, invoice_id, succeeded, amount_minor,
+                                              currency)
+                VALUES (%(name)s, %(account_id)s, %(invoice_id)s, %(succeeded)s, %(amount_minor)s, %(currency)s)
+                """,
+                name=name,
+                account_id=who.account_id,
+                invoice_id=invoice_id,
+                **facts,
+            )
+        return name
+
+    def confirmation(self, who: Customer, invoice_id: UUID, payment: str) -> UUID:
+        """The customer says that the payment was made; accepted, not yet executed."""
+        request = ConfirmPayment(
+            invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id=payment
+        )
+        return self.accept(OperationKind.CONFIRM_PAYMENT, request, account_id=who.account_id, by=who.user_id)
+
+    def buy(self, who: Customer, plan: str = "starter", amount_minor: int = 89_00) -> UUID:
+        """Checkout, card payment, confirmation; the invoice."""
+        invoice_id = self.open_invoice(who, plan, PaymentMethod.SANDBOX)
+        self.pay(who, invoice_id, amount_minor)
+        return invoice_id
+
+    def pay(self, who: Customer, invoice_id: UUID, amount_minor: int = 89_00) -> None:
+        payment = self.card_payment(who, invoice_id, amount_minor=amount_minor)
+        row = self.execute(self.confirmation(who, invoice_id, payment))
+        assert row.status == "succeeded", row.problem
+
+    def submit(self, who: Customer, invoice_id: UUID) -> UUID:
+        request = SubmitBankTransfer(invoice_id=invoice_id)
+        result = self.done(OperationKind.SUBMIT_BANK_TRANSFER, request, account_id=who.account_id, by=who.user_id)
+        return UUID(result["bank_transfer_id"])
+
+    def cancel(self, who: Customer, *, at_period_end: bool = True) -> None:
+        request = CancelSubscription(at_period_end=at_period_end)
+        self.done(OperationKind.CANCEL_SUBSCRIPTION, request, account_id=who.account_id, by=who.user_id)
+
+    def consume(self, who: Customer, amount: int, key: str) -> credits.Consumption:
+        with self.database.transaction() as tx:
+            return credits.consume(
+                tx,
+                who.account_id,
+                amount,
+                key=key,
+                source=Source.USER,
+                source_id=who.user_id,
+                reason=None,
+                now=self.now,
+            )
+
+    # --- what an admin asks for
+
+    def approval(self, who: Customer, bank_transfer_id: UUID, **terms: Any) -> UUID:
+        """The money came, 89 dollars except for `terms`; accepted, not yet executed."""
+        facts: dict[str, Any] = {
+            "amount_minor": 89_00,
+            "currency": "USD",
+            "value_on": self.now.date(),
+            "bank_transaction_id": f"bank-{new_id()}",
+        }
+        request = ApproveBankTransfer(bank_transfer_id=bank_transfer_id, **(facts | terms))
+        return self.accept(
+            OperationKind.APPROVE_BANK_TRANSFER, request, account_id=who.account_id, by=self.admin_id
+        )
+
+    def rejection(self, who: Customer, bank_transfer_id: UUID) -> UUID:
+        """No such money came; accepted, not yet executed."""
+        request = RejectBankTransfer(bank_transfer_id=bank_transfer_id, reason="nothing came")
+        return self.accept(OperationKind.REJECT_BANK_TRANSFER, request, account_id=who.account_id, by=self.admin_id)
+
+    def record_payment(self, who: Customer, invoice_id: UUID, **terms: Any) -> Row[Any]:
+        facts: dict[str, Any] = {
+            "external_payment_id": "cash-1",
+            "amount_minor": 89_00,
+            "currency": "USD",
+            "reason": "paid in cash",
+        }
+        request = RecordPayment(invoice_id=invoice_id, **(facts | terms))
+        return self.ask(OperationKind.RECORD_PAYMENT, request, account_id=who.account_id, by=self.admin_id)
+
+    def assign(self, who: Customer, plan: str, *, at_period_end: bool = False) -> Row[Any]:
+        request = AssignPlan(plan=plan, reason="a good customer", at_period_end=at_period_end)
+        return self.ask(OperationKind.ASSIGN_PLAN, request, account_id=who.account_id, by=self.admin_id)
+
+    def adjust(self, who: Customer, amount: int, expires_at: datetime | None = None) -> Row[Any]:
+        request = AdjustCredits(amount=amount, reason="goodwill", expires_at=expires_at)
+        return self.ask(OperationKind.ADJUST_CREDITS, request, account_id=who.account_id, by=self.admin_id)
+
+    def make_clock(self, now_at: datetime) -> UUID:
+        clock_id = new_id()
+        with self.database.transaction() as tx:
+            test_clocks.create(tx, test_clock_id=clock_id, name="test", now_at=now_at)
+        return clock_id
+
+    def advance_clock(self, clock_id: UUID, to: datetime) -> Row[Any]:
+        request = AdvanceTestClock(test_clock_id=clock_id, to=to)
+        return self.ask(OperationKind.ADVANCE_TEST_CLOCK, request, by=self.admin_id)
+
+    # --- time
+
+    def run_job(self, transition: Transition, as_of: datetime, *, limit: int = 100) -> int:
+        """One beat job to its end; how many accounts it took up."""
+        taken = 0
+        while True:
+            with self.database.transaction() as tx:
+                rules = load_rules(tx, self.settings)
+                passed = advance_due_accounts(tx, rules, transition, as_of=as_of, limit=limit)
+            if not passed:
+                return taken
+            taken += passed
+
+    def tick(self, as_of: datetime) -> int:
+        """Every beat job that moves accounts, until none finds anything; how many accounts were taken up."""
+        taken = 0
+        while passed := sum(self.run_job(transition, as_of) for transition in Transition):
+            taken += passed
+        self.now = max(self.now, as_of)
+        return taken
+
+    # --- what became of it
+
+    def rules(self) -> Rules:
+        with self.database.transaction() as tx:
+            return load_rules(tx, self.settings)
+
+    def operation(self, operation_id: UUID) -> Row[Any]:
+        with self.database.transaction() as tx:
+            return operations.get(tx, operation_id)
+
+    def state(self, who: Customer) -> AccountState:
+        with self.database.transaction() as tx:
+            (state,) = account_state.read(tx, [who.account_id])
+            return state
+
+    def rows(self, sql: str, **params: Any) -> list[Row[Any]]:
+        with self.database.transaction() as tx:
+            return list(tx.rows(sql, **params))
+
+    def row(self, sql: str, **params: Any) -> Row[Any]:
+        (row,) = self.rows(sql, **params)
+        return row
+
+    def change(self, sql: str, **params: Any) -> None:
+        with self.database.transaction() as tx:
+            tx.execute(sql, **params)
+
+    def balance(self, who: Customer) -> credits.Balance:
+        with self.database.transaction() as tx:
+            return credits.balance(tx, who.account_id, now=self.now)
+
+    def dump(self, *but: str) -> Dump:
+        """Every row of every table but these."""
+        with self.database.transaction() as tx:
+            names = [row.tablename for row in tx.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+            return {
+                name: [row.text for row in tx.rows(f"SELECT to_jsonb(t)::text AS text FROM {name} t ORDER BY 1")]
+                for name in names
+                if name not in but
+            }
+
+    def findings(self) -> list[checks.Finding]:
+        """Every broken invariant."""
+        with self.database.transaction() as tx:
+            return checks.run_checks(tx, self.settings)
