@@ -16,7 +16,7 @@ EXAMPLE_IBAN: Final = "DE89370400440532013000"
 class Settings(BaseSettings):
     """One class, one place. The README's table is generated from these descriptions."""
 
-    model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     environment: Literal["development", "production"] = Field(
         "development", description="`production` refuses weak secrets, the sandbox and embedded servers"

@@ -199,9 +199,7 @@ class Office:
 
     def confirmation(self, who: Customer, invoice_id: UUID, payment: str) -> UUID:
         """The customer says that the payment was made; accepted, not yet executed."""
-        request = ConfirmPayment(
-            invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id=payment
-        )
+        request = ConfirmPayment(invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id=payment)
         return self.accept(OperationKind.CONFIRM_PAYMENT, request, account_id=who.account_id, by=who.user_id)
 
     def buy(self, who: Customer, plan: str = "starter", amount_minor: int = 89_00) -> UUID:
@@ -248,9 +246,7 @@ class Office:
             "bank_transaction_id": f"bank-{new_id()}",
         }
         request = ApproveBankTransfer(bank_transfer_id=bank_transfer_id, **(facts | terms))
-        return self.accept(
-            OperationKind.APPROVE_BANK_TRANSFER, request, account_id=who.account_id, by=self.admin_id
-        )
+        return self.accept(OperationKind.APPROVE_BANK_TRANSFER, request, account_id=who.account_id, by=self.admin_id)
 
     def rejection(self, who: Customer, bank_transfer_id: UUID) -> UUID:
         """No such money came; accepted, not yet executed."""

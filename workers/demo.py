@@ -147,7 +147,9 @@ def run_demo(settings: Settings) -> int:
     except (BillingError, httpx.HTTPError, KeyError) as error:
         console.print(f"\n[bold red]The demo failed while {timeline.step}:[/] {error!r}")
         return 1
-    console.print(f"\n[bold green]Done[/] in {monotonic() - started:.0f} s. Next: `make up`, and the tour in README.md.")
+    console.print(
+        f"\n[bold green]Done[/] in {monotonic() - started:.0f} s. Next: `make up`, and the tour in README.md."
+    )
     return 0
 
 

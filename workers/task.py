@@ -44,6 +44,10 @@ RETRY_AFTER_WORKER_LOSS_SECONDS: Final = 5
 log = structlog.get_logger(__name__)
 
 
+class WorkersLostError(Exception):
+    """An operation that kills its workers: it is given up like any other that keeps failing."""
+
+
 def operation_task(kind: OperationKind, request_type: type[R], handler: Handler) -> BillingTask:
     """Register the task that executes operations of one kind in one transaction.
 
@@ -178,6 +182,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
         return
     with structlog.contextvars.bound_contextvars(kind=str(operation.kind), account_id=str(operation.account_id)):
         try:
+            _require_attempts_left(operation, settings.operation_max_attempts)
             work(operation, msgspec.convert(operation.payload, request_type))
             log.info("operation_executed", attempts=operation.attempts)
         except BillingError as error:
@@ -200,13 +205,19 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
                         operation_id,
                         attempts=operation.attempts,
                         max_attempts=settings.operation_max_attempts,
-                        error=repr(failure),
+                        error=f"{type(failure).__name__}: {failure}",
                         base=timedelta(seconds=settings.relay_backoff_seconds),
                         now=utc_now(),
                     )
 
             status = with_retries(postpone)
             log.exception("operation_failed_unexpectedly", attempts=operation.attempts, status=str(status))
+
+
+def _require_attempts_left(operation: Operation, limit: int) -> None:
+    """Attempts are counted before the work, so one that took its worker with it was counted too."""
+    if operation.attempts > limit:
+        raise WorkersLostError(f"{operation.attempts - 1} attempts ended, and the last one without a word")
 
 
 def _in_transaction(operation: Operation, decide: Callable[[Tx, Rules], dict[str, Any]]) -> None:

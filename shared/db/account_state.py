@@ -174,12 +174,20 @@ def lock(tx: Tx, account_ids: Sequence[UUID]) -> list[UUID]:
 
 
 def claim_due(tx: Tx, transition: Transition, *, as_of: datetime, limit: int) -> list[UUID]:
-    """Lock accounts on the wall clock whose next transition is of this kind and due, oldest first."""
+    """Lock accounts on the wall clock whose next transition is of this kind and due, oldest first.
+
+    An account with an operation that was accepted before that transition is passed by: a payment that
+    came in time counts, however late it is executed. Executing it applies what was due before it.
+    """
     rows = tx.rows(
         """
-        SELECT id FROM accounts
+        SELECT id FROM accounts a
         WHERE next_transition = %(transition)s AND next_transition_at <= %(as_of)s
-          AND test_clock_id IS NULL AND parked_at IS NULL
+          AND test_clock_id IS NULL AND parked_at IS NULL AND deleted_at IS NULL
+          AND NOT EXISTS (
+              SELECT FROM operations o
+              WHERE o.account_id = a.id AND o.status = 'pending' AND o.created_at < a.next_transition_at
+          )
         ORDER BY next_transition_at, id
         LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
         """,

@@ -142,15 +142,36 @@ def _stale_columns(tx: Tx, rules: Rules) -> Iterator[Broken]:
                 ids=list(stored),
             )
         }
+        spent = _awaiting_expiry_of_nothing(tx, list(stored))
         for account_id, state in _states(tx, list(stored)):
             columns = {**stored[account_id], "renews_at": renewals.get(account_id)}
             try:
                 derived = _derived(state, rules) if isinstance(state, AccountState) else {"state": state}
             except UNREADABLE as error:
                 derived = {"state": repr(error)}
+            if account_id in spent and _is_earlier(columns, derived):
+                del derived["next_transition"], derived["next_transition_at"]
             for column, value in derived.items():
                 if columns.get(column) != value:
                     yield {"account_id": account_id, "column": column, "stored": columns.get(column), "derived": value}
+
+
+def _awaiting_expiry_of_nothing(tx: Tx, account_ids: list[UUID]) -> set[UUID]:
+    """Accounts whose next transition is the expiry of a grant that was spent since. Taking it up does no harm."""
+    rows = tx.rows(
+        """
+        SELECT a.id FROM accounts a
+        JOIN credit_grants g ON g.account_id = a.id AND g.expires_at = a.next_transition_at AND g.remaining = 0
+        WHERE a.id = ANY (%(ids)s) AND a.next_transition = 'grant_expiry'
+        """,
+        ids=account_ids,
+    )
+    return {row.id for row in rows}
+
+
+def _is_earlier(stored: Broken, derived: Broken) -> bool:
+    due_at = derived.get("next_transition_at")
+    return "state" not in derived and (due_at is None or stored["next_transition_at"] < due_at)
 
 
 def _states(tx: Tx, account_ids: list[UUID]) -> Iterator[tuple[UUID, AccountState | str]]:
@@ -476,7 +497,8 @@ CHECKS: Final = (
     ),
     Check(
         name="schedule_follows_from_state",
-        rule="Next transition, end of access and renewal are what the pure functions derive from the account's state.",
+        rule="Next transition, end of access and renewal are what the pure functions derive from the account's state; "
+        "an expiry may still be scheduled for a grant that was spent since.",
         search=_stale_columns,
         repair="After a change of plan terms or of TRANSFER_GRACE_DAYS this is expected. " + _REFRESH,
     ),

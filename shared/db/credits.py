@@ -182,6 +182,7 @@ def _require(row: Row[Any], outcome: str, *, requested: int | None) -> None:
     if row.outcome == "insufficient_credits":
         raise errors.InsufficientCredits(
             f"{requested} credits requested, {row.available_credits} available",
+            balance_credits=row.balance_credits,
             available_credits=row.available_credits,
             requested_credits=requested,
         )

@@ -126,7 +126,14 @@ def named_refusals() -> Iterator[None]:
         if name in REFUSALS:
             refusal, detail = REFUSALS[name]
             raise refusal(detail) from error
+        _forget_values(error)
         raise
+
+
+def _forget_values(error: DBAPIError) -> None:
+    """Keep what went wrong and drop the row that PostgreSQL quotes with it: logs are no place for values."""
+    if isinstance(error.orig, PsycopgError) and error.orig.diag.message_primary:
+        error.orig.args = error.args = (error.orig.diag.message_primary,)
 
 
 def is_transient(error: BaseException) -> bool:

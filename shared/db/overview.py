@@ -68,7 +68,7 @@ SECTIONS: Final[Mapping[str, str]] = {
                coalesce(extract(epoch FROM %(now)s - min(a.next_transition_at)), 0)::bigint AS late_seconds
         FROM unnest(%(transitions)s::text[], %(jobs)s::text[]) WITH ORDINALITY AS j (transition, job, position)
         LEFT JOIN accounts a ON a.next_transition = j.transition AND a.next_transition_at <= %(now)s
-            AND a.test_clock_id IS NULL AND a.parked_at IS NULL
+            AND a.test_clock_id IS NULL AND a.parked_at IS NULL AND a.deleted_at IS NULL
         GROUP BY j.job, j.position
         UNION ALL
         SELECT %(release_holds)s, count(*), min(h.expires_at),

@@ -73,7 +73,7 @@ def next_transition(state: AccountState) -> tuple[datetime, Transition] | None:
     due: tuple[datetime, Transition] | None = None
     sub = state.live
     if sub is not None:
-        due = _subscription_transition(sub)
+        due = _subscription_transition(state, sub)
     expiring = min((g.expires_at for g in state.grants if g.remaining and g.expires_at), default=None)
     if expiring is not None and (due is None or expiring < due[0]):
         due = expiring, Transition.GRANT_EXPIRY
@@ -86,10 +86,10 @@ def next_transition(state: AccountState) -> tuple[datetime, Transition] | None:
     return due
 
 
-def _subscription_transition(sub: Subscription) -> tuple[datetime, Transition]:
+def _subscription_transition(state: AccountState, sub: Subscription) -> tuple[datetime, Transition]:
     if sub.status is SubscriptionStatus.PAST_DUE and sub.grace_ends_at is not None:
         return sub.grace_ends_at, Transition.GRACE_END
-    if sub.cancel_at_period_end:
+    if sub.cancel_at_period_end and _paid_ahead(state, sub) is None:
         return sub.current_period_ends_at, Transition.CANCELLATION
     if sub.status is SubscriptionStatus.TRIALING:
         return sub.current_period_ends_at, Transition.TRIAL_END
@@ -106,7 +106,8 @@ def access_ends_at(state: AccountState, rules: Rules) -> datetime | None:
         return None
     pending_since = _transfer_pending_since(state)
     if sub.cancel_at_period_end:
-        return sub.current_period_ends_at
+        ahead = _paid_ahead(state, sub)
+        return sub.current_period_ends_at if ahead is None else ahead.period_ends_at
     if sub.status is SubscriptionStatus.TRIALING or sub.awaits_transfer_after_trial:
         return _trial_lapses_at(sub, rules, pending_since)
     if sub.status is SubscriptionStatus.PAST_DUE:
@@ -135,7 +136,7 @@ def _unpaid_renewal_lapses_at(
     state: AccountState, sub: Subscription, rules: Rules, pending_since: datetime | None
 ) -> datetime | None:
     due_at = sub.current_period_ends_at
-    ahead = _renewal_invoice(state, due_at)
+    ahead = _deciding_invoice(state, sub)
     if ahead is not None and ahead.status is InvoiceStatus.PAID and ahead.period_ends_at is not None:
         due_at = ahead.period_ends_at
         terms = _renewal_terms(sub, rules, ahead)
@@ -225,7 +226,9 @@ def _follow_trial(state: AccountState, rules: Rules, at: datetime) -> AccountSta
 
 def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
     sub = _live(state)
-    invoice = _renewal_invoice(state, at)
+    invoice = _deciding_invoice(state, sub)
+    if invoice is None:
+        state = _void_invoices(state, {i.id for i in state.invoices if i.period_starts_at == at}, at)
     terms = _renewal_terms(sub, rules, invoice)
     if terms.plan.id == sub.plan_id:
         index = sub.period_index + 1
@@ -235,6 +238,7 @@ def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         )
     else:
         state = _open_phase(state, terms.plan, terms.assigned_by, price_minor=terms.price_minor, at=at)
+        state = _replace_live(state, replace(_live(state), cancel_at_period_end=sub.cancel_at_period_end))
     if terms.price_minor == 0 or (invoice is not None and invoice.status is InvoiceStatus.PAID):
         return _set_subscription(state, SubscriptionEvent.ACTIVATE, grace_ends_at=None, grace_extended=False)
     if invoice is None:
@@ -469,7 +473,7 @@ def transfer_rejected(state: AccountState, rules: Rules, invoice_id: UUID, *, at
 
 
 def cancel(state: AccountState, *, at: datetime, at_period_end: bool) -> AccountState:
-    """End the subscription with its period, or now. Raises NoLiveSubscription."""
+    """End the subscription now, or with the last period that is paid. Raises NoLiveSubscription."""
     sub = state.live
     if sub is None:
         raise NoLiveSubscription("there is no live subscription to cancel")
@@ -575,7 +579,7 @@ class _RenewalTerms(Struct, frozen=True):
 def _renewal_terms(sub: Subscription, rules: Rules, invoice: Invoice | None) -> _RenewalTerms:
     """Terms of the period that follows the current one.
 
-    A renewal invoice that was opened ahead decides; then a scheduled change of plan; else the
+    invoice: what `_deciding_invoice` says. It goes first; then a scheduled change of plan; else the
     subscription's own copy of its terms goes on.
     """
     starts_at = sub.current_period_ends_at
@@ -607,8 +611,13 @@ def _choose_free_plan(state: AccountState, rules: Rules, plan: Plan, *, at: date
         return advance(_open_subscription(state, rules, plan, Assigner.CHECKOUT, at=at), rules, as_of=at)
     if sub.plan_id == plan.id:
         raise Conflict(f"the account is on the plan {plan.slug} already")
-    if _renewal_invoice(state, sub.current_period_ends_at) is not None:
-        raise PeriodAlreadyPaid("an invoice for the next period exists; the change can follow that period")
+    ahead = _renewal_invoice(state, sub.current_period_ends_at)
+    if ahead is not None and ahead.status is InvoiceStatus.PAID:
+        raise PeriodAlreadyPaid("the next period is paid; the change can follow it", invoice_id=str(ahead.id))
+    if ahead is not None and ahead.transfer_pending_since is not None:
+        raise TransferPending("a bank transfer for the next period waits for a decision", invoice_id=str(ahead.id))
+    if ahead is not None:
+        state = _void_invoices(state, {ahead.id}, at)
     return _replace_live(
         state,
         replace(sub, next_plan_id=plan.id, next_plan_assigned_by=Assigner.CHECKOUT, cancel_at_period_end=False),
@@ -856,6 +865,24 @@ def _renewal_invoice(state: AccountState, starts_at: datetime) -> Invoice | None
         ):
             return invoice
     return None
+
+
+def _paid_ahead(state: AccountState, sub: Subscription) -> Invoice | None:
+    """The paid invoice for the period after the current one."""
+    invoice = _renewal_invoice(state, sub.current_period_ends_at)
+    return invoice if invoice is not None and invoice.status is InvoiceStatus.PAID else None
+
+
+def _deciding_invoice(state: AccountState, sub: Subscription) -> Invoice | None:
+    """The invoice, opened ahead, that decides what the next period is.
+
+    It is paid, or a transfer for it is undecided, or it is for the plan that goes on anyhow. A
+    checkout of another plan that nobody paid decides nothing.
+    """
+    invoice = _renewal_invoice(state, sub.current_period_ends_at)
+    if invoice is None or invoice.status is InvoiceStatus.PAID or invoice.transfer_pending_since is not None:
+        return invoice
+    return invoice if invoice.plan_id == (sub.next_plan_id or sub.plan_id) else None
 
 
 def _transfer_pending_since(state: AccountState) -> datetime | None:

@@ -21,7 +21,7 @@ def approve_bank_transfer(
 ) -> dict[str, Any]:
     """Settle the transfer's invoice.
 
-    Raises AlreadyApproved, AlreadyRejected, InvoiceNotOpen, PaymentAlreadyUsed, and PaymentMismatch
+    Raises NotFound, AlreadyApproved, AlreadyRejected, InvoiceNotOpen, PaymentAlreadyUsed, and PaymentMismatch
     unless a reason to override is stated, which is recorded.
     """
     if operation.principal_id is None:

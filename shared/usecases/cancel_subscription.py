@@ -20,8 +20,9 @@ def cancel_subscription(
     state = lifecycle.cancel(account.state, at=account.now, at_period_end=request.at_period_end)
     account_state.write(tx, [Change(account.loaded, state)], rules)
     sub = state.subscriptions[-1]
+    ends_at = sub.ended_at or lifecycle.access_ends_at(state, rules)
     return {
         "account_id": str(sub.account_id),
         "subscription_id": str(sub.id),
-        "ends_at": (sub.ended_at or sub.current_period_ends_at).isoformat(),
+        "ends_at": ends_at.isoformat() if ends_at else None,
     }

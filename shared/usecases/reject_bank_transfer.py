@@ -17,7 +17,7 @@ from shared.errors import Forbidden
 def reject_bank_transfer(
     tx: Tx, operation: Operation, request: RejectBankTransfer, rules: Rules, *, now: datetime
 ) -> dict[str, Any]:
-    """Decide the transfer; time granted for its sake ends. Raises AlreadyApproved, AlreadyRejected."""
+    """Decide the transfer; time granted for its sake ends. Raises NotFound, AlreadyApproved, AlreadyRejected."""
     if operation.principal_id is None:
         raise Forbidden("a bank transfer is decided by an admin")
     account = account_state.open_operation_account(tx, operation, rules, now=now)

@@ -311,9 +311,34 @@ BREAKS = [
             ("too late", "accounts", "next_transition_at = now()", "id = %(card)s", "id"),
             ("another", "accounts", "next_transition = 'grace_end'", "id = %(card)s", "id"),
             ("none", "accounts", "next_transition = NULL, next_transition_at = NULL", "id = %(card)s", "id"),
+            (
+                "an expiry of nothing",
+                "accounts",
+                "next_transition = 'grant_expiry', next_transition_at = '2026-02-01'",
+                "id = %(spent)s",
+                "id",
+            ),
+            (
+                "another than a spent grant's",
+                "accounts",
+                "next_transition = 'renewal'",
+                "id = %(spent)s",
+                "id",
+            ),
             ("access for ever", "accounts", "access_ends_at = NULL", "id = %(trial)s", "id"),
             ("another renewal", "subscriptions", "renews_at = now()", "account_id = %(trial)s", "account_id"),
         ]
+    ),
+    case(
+        "schedule_follows_from_state",
+        "too late for a spent grant",
+        """
+        UPDATE credit_grants SET expires_at = '2027-01-01' WHERE account_id = %(spent)s AND remaining = 0
+        """,
+        """
+        UPDATE accounts SET next_transition = 'grant_expiry', next_transition_at = '2027-01-01'
+        WHERE id = %(spent)s RETURNING id
+        """,
     ),
     case(
         "schedule_follows_from_state",

@@ -232,6 +232,9 @@ def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
     world.ask(OperationKind.ADJUST_CREDITS, AdjustCredits(amount=500, reason="sorry"), card, by_admin=True)
     world.ask(OperationKind.ADJUST_CREDITS, AdjustCredits(amount=-70, reason="oops"), card, by_admin=True)
 
+    spent = paying()
+    consume(tx, spent.account_id, 2_000, key="all", source=Source.USER, source_id=spent.user_id, reason=None, now=START)
+
     renewed = paying("growth")
     world.advance(renewed, START + timedelta(days=29))
     world.pay(renewed, world.owed(renewed))
@@ -277,6 +280,7 @@ def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
     customers = {
         "trial": trial,
         "card": card,
+        "spent": spent,
         "renewed": renewed,
         "past_due": past_due,
         "overdue": overdue,

@@ -462,6 +462,23 @@ ENDING: dict[str, Story] = {
         "02-09",
         {"status": "active", "access ends": "02-10", "renews": None},
     ),
+    "cancelled after paying ahead, it ends with what is paid": (
+        [("01-10", "buy", "starter"), ("01-20", "buy", "starter"), ("01-21", "cancel")],
+        "03-10",
+        {
+            "status": "cancelled cancelled",
+            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 starter"],
+            "invoices": ["starter paid", "starter paid"],
+        },
+    ),
+    "cancelled after paying ahead for another plan, it ends with that": (
+        [("01-10", "buy", "starter"), ("01-20", "buy", "growth"), ("01-21", "cancel")],
+        "03-10",
+        {
+            "status": "cancelled cancelled",
+            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 growth"],
+        },
+    ),
     "cancelled now, it ends now": (
         [("01-10", "buy", "starter"), ("01-20", "cancel_now")],
         "01-20",
@@ -526,13 +543,24 @@ PLAN_CHANGE: dict[str, Story] = {
             "access ends": "03-17",
         },
     ),
-    "unpaid, the change happens past due": (
+    "nobody paid for it, so it does not happen": (
         [("01-10", "buy", "starter"), ("01-20", "checkout", "growth")],
         "02-10",
         {
             "status": "past_due",
-            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 growth"],
+            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 starter"],
+            "invoices": ["starter paid", "growth void", "starter open"],
             "access ends": "02-17",
+        },
+    ),
+    "a transfer for it is undecided: it happens past due": (
+        [("01-10", "buy", "starter"), ("01-20", "checkout", "growth"), ("01-21", "submit")],
+        "02-10",
+        {
+            "status": "past_due",
+            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 growth"],
+            "invoices": ["starter paid", "growth open"],
+            "access ends": "02-27",
         },
     ),
     "another choice replaces an unpaid advance invoice": (

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.config import Settings
 from shared.db.engine import Database
@@ -12,5 +13,6 @@ from tests.office import Office
 @pytest.fixture
 def office(database: Database, settings: Settings) -> Iterator[Office]:
     office = Office(database, settings)
-    yield office
+    with capture_logs():  # no pages of traceback for what a test breaks on purpose
+        yield office
     assert office.findings() == []

@@ -87,7 +87,11 @@ def test_an_approval_settles_and_says_what_came(
     row = office.execute(office.approval(who, transfer_id, bank_transaction_id="T1"))
     assert row.status == "succeeded"
     transfer = office.row(TRANSFER)
-    assert (transfer.status, transfer.decided_by, transfer.decided_at) == ("approved", office.admin_id, on("2026-01-14"))
+    assert (transfer.status, transfer.decided_by, transfer.decided_at) == (
+        "approved",
+        office.admin_id,
+        on("2026-01-14"),
+    )
     assert (transfer.received_amount_minor, transfer.bank_transaction_id) == (89_00, "T1")
     invoice = office.row("SELECT status, paid_at FROM invoices")
     assert tuple(invoice) == ("paid", on("2026-01-14"))
@@ -205,9 +209,7 @@ def test_a_transfer_that_does_not_exist_is_not_decided(office: Office, who: Cust
 
 
 @pytest.mark.parametrize("decide", [Office.approval, Office.rejection], ids=["approval", "rejection"])
-def test_a_transfer_is_decided_under_its_own_account_alone(
-    office: Office, transfer_id: UUID, decide: Decision
-) -> None:
+def test_a_transfer_is_decided_under_its_own_account_alone(office: Office, transfer_id: UUID, decide: Decision) -> None:
     row = office.execute(decide(office, office.sign_up(), transfer_id))
     assert (row.status, row.problem["code"]) == ("failed", "not_found")
     assert office.row(TRANSFER).status == "pending"

@@ -194,9 +194,7 @@ def test_an_intent_is_noted_once_however_often_the_provider_is_asked(office: Off
     operation_id = office.confirmation(who, invoice_id, "later")
     for _ in range(2):
         with office.database.transaction() as tx:
-            request = ConfirmPayment(
-                invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id="later"
-            )
+            request = ConfirmPayment(invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id="later")
             operation = operations.begin_attempt(tx, operation_id)
             assert operation is not None
             record_intent(tx, operation, request, office.rules())

@@ -27,7 +27,12 @@ def test_a_signup_gets_a_trial_its_period_and_its_credits(office: Office) -> Non
     assert account.access_ends_at == on("2026-02-14 09:00")
     assert (account.next_transition, account.next_transition_at) == ("trial_end", on("2026-02-14 09:00"))
     user = office.row("SELECT * FROM users")
-    assert (user.id, user.account_id, user.email, user.role) == (who.user_id, who.account_id, "ada@example.com", "owner")
+    assert (user.id, user.account_id, user.email, user.role) == (
+        who.user_id,
+        who.account_id,
+        "ada@example.com",
+        "owner",
+    )
     period = office.row("SELECT starts_at, ends_at FROM subscription_periods")
     assert tuple(period) == (on("2026-01-31 09:00"), on("2026-02-14 09:00"))
     seed = office.row("SELECT kind, amount, balance_after, effective_at FROM credit_transactions")
@@ -77,14 +82,18 @@ def test_refused_and_nothing_is_written(office: Office, statements: str, terms: 
 def test_without_a_trial_it_is_the_free_plan_at_once(office: Office) -> None:
     office.change(NO_TRIAL)
     who = office.sign_up()
-    account = office.row("SELECT status, balance_credits, access_ends_at FROM accounts WHERE id = %(id)s", id=who.account_id)
+    account = office.row(
+        "SELECT status, balance_credits, access_ends_at FROM accounts WHERE id = %(id)s", id=who.account_id
+    )
     assert tuple(account) == ("active", 100, None)
 
 
 @pytest.mark.parametrize("slug", ["enterprise", "starter"])
 def test_the_database_lets_nobody_misconfigure_signups(office: Office, slug: str) -> None:
     with pytest.raises(IntegrityError) as refused:
-        office.change("INSERT INTO plan_assigners SELECT id, slug, 'signup' FROM plans WHERE slug = %(slug)s", slug=slug)
+        office.change(
+            "INSERT INTO plan_assigners SELECT id, slug, 'signup' FROM plans WHERE slug = %(slug)s", slug=slug
+        )
     rule = "enterprise_by_admin_only" if slug == "enterprise" else "signup_gets_trial_or_free_only"
     assert rule in str(refused.value)
 

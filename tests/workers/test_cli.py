@@ -210,6 +210,17 @@ def test_what_cannot_work_is_told_in_one_line(
     assert "secret@" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_nothing_is_tried_out_in_production(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("SECRET_KEY", "s" * 32)
+    monkeypatch.setenv("SELLER_IBAN", "GB29NWBK60161331926819")
+    result = run(command)
+    assert result.exit_code == 2
+    assert is_one_line(result)
+    assert "never runs with ENVIRONMENT=production" in result.stderr
+
+
 def test_a_role_that_may_not_read_is_told_so(run: Run, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     database = Database(str(settings.database_url))
     with database.transaction() as tx:

@@ -17,16 +17,18 @@ from workers.cli.session import session
 
 def up() -> None:
     """Start the whole system on this machine and leave it running until Ctrl-C. For trying and developing."""
+    settings = _to_try_out()
     from workers.up import run_up  # noqa: PLC0415 (only this command needs it)
 
-    run_up(Settings())
+    run_up(settings)
 
 
 def demo() -> None:
     """Live a billing year over HTTP with real processes, and check the books. Exit status 1 when a step fails."""
+    settings = _to_try_out()
     from workers.demo import run_demo  # noqa: PLC0415 (only this command needs it)
 
-    raise typer.Exit(run_demo(Settings()))
+    raise typer.Exit(run_demo(settings))
 
 
 def relay() -> None:
@@ -63,6 +65,13 @@ def run(
 
         items = run_by_hand(job, as_of=as_of)
     typer.echo(f"{job}: {items} done")
+
+
+def _to_try_out() -> Settings:
+    settings = Settings()
+    if settings.environment == "production":
+        raise InvalidInput("this is for trying out, with money that is none; it never runs with ENVIRONMENT=production")
+    return settings
 
 
 def _require_instant(text: str | None) -> None:

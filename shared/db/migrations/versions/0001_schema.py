@@ -104,7 +104,7 @@ CREATE UNIQUE INDEX account_only_one_system ON accounts (kind) WHERE kind = 'sys
 
 -- One probe tells a beat job whether anything is due. Accounts on a test clock, parked and deleted ones are not in it.
 CREATE INDEX account_transition_due ON accounts (next_transition, next_transition_at, id)
-    WHERE next_transition_at IS NOT NULL AND test_clock_id IS NULL AND parked_at IS NULL;
+    WHERE next_transition_at IS NOT NULL AND test_clock_id IS NULL AND parked_at IS NULL AND deleted_at IS NULL;
 CREATE INDEX account_on_test_clock ON accounts (test_clock_id) WHERE test_clock_id IS NOT NULL;
 CREATE INDEX account_parked ON accounts (parked_at) WHERE parked_at IS NOT NULL;
 
@@ -536,6 +536,7 @@ CREATE UNIQUE INDEX operation_accepted_once ON operations (idempotency_scope, id
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX operation_to_send ON operations (next_send_at) WHERE status = 'pending';
 CREATE INDEX operation_of_account ON operations (account_id, id);
+CREATE INDEX operation_pending_of_account ON operations (account_id) WHERE status = 'pending';
 CREATE INDEX operation_dead ON operations (id) WHERE status = 'dead';
 
 CREATE TABLE audit_log (

@@ -155,7 +155,7 @@ $$;
 
 CREATE FUNCTION place_hold(
     p_account_id uuid, p_hold_id uuid, p_amount bigint, p_key text, p_ttl_seconds integer, p_now timestamptz,
-    OUT outcome text, OUT hold_id uuid, OUT available_credits bigint, OUT replayed boolean
+    OUT outcome text, OUT hold_id uuid, OUT balance_credits bigint, OUT available_credits bigint, OUT replayed boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
     v_account accounts;
@@ -180,6 +180,7 @@ BEGIN
     END IF;
 
     v_now := account_now(p_account_id, p_now);
+    balance_credits := v_account.balance_credits;
     outcome := credit_use_refusal(v_account, v_now);
     IF outcome IS NOT NULL THEN
         RETURN;
