@@ -16,7 +16,7 @@ from api.routes import (
     admin,
     api_keys,
     bank_transfers,
-    credits,  # noqa: A004 (the unit sold)
+    credits,
     invoices,
     operations,
     payments,
@@ -26,10 +26,10 @@ from api.routes import (
     subscriptions,
 )
 from api.services import EXTENSION, Services
+from shared import __version__
 from shared.config import Settings, get_settings
 from shared.ids import new_id
 
-VERSION: Final = "1"
 ABOUT: Final = """\
 Accounts, subscriptions, payments and prepaid credits.
 
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or get_settings()
     app = OpenAPI(
         "api",
-        info=Info(title="Prepaid billing", version=VERSION, description=ABOUT),
+        info=Info(title="Prepaid billing", version=__version__, description=ABOUT),
         security_schemes=SECURITY_SCHEMES,
         validation_error_model=schemas.Problem,
         doc_ui=False,

@@ -37,15 +37,6 @@ from shared.messages import Job
 
 UNMATCHED: Final = "unmatched"
 RECENT: Final = timedelta(hours=1)
-JOBS: Final = {
-    Transition.TRIAL_END: Job.EXPIRE_TRIALS,
-    Transition.CANCELLATION: Job.CANCEL_DUE,
-    Transition.RENEWAL: Job.ROLL_RENEWALS,
-    Transition.GRACE_END: Job.SUSPEND_OVERDUE,
-    Transition.GRANT_EXPIRY: Job.EXPIRE_CREDITS,
-    Transition.CREDIT_MONTH: Job.SEED_CREDITS,
-}
-
 QUIET: Final = {"health.live", "health.ready", "metrics.metrics"}  # asked by machines, all day long
 
 log = structlog.get_logger(__name__)
@@ -107,7 +98,7 @@ class DatabaseCollector(Collector):
         overdue = GaugeMetricFamily(
             "billing_job_oldest_overdue_seconds", "How long ago the oldest open work was due.", labels=("job",)
         )
-        due = {JOBS[Transition(row.transition)]: row.at for row in measured.earliest_transitions(tx)}
+        due = {Transition(row.transition).job: row.at for row in measured.earliest_transitions(tx)}
         due[Job.RELEASE_HOLDS] = measured.earliest_hold_expiry(tx)
         due[Job.RELAY_OPERATIONS] = measured.earliest_unsent(tx)
         for job, at in due.items():

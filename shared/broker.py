@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 from celery import Celery
+from kombu import Exchange
 from kombu import Queue as KombuQueue
 
 from shared.clock import monotonic
@@ -43,7 +44,10 @@ def make_celery(settings: Settings, *, sends_only: bool = False) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         result_backend=None,
-        task_queues=[KombuQueue(str(name), queue_arguments=arguments) for name in Queue],
+        task_queues=[
+            KombuQueue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=arguments)
+            for name in map(str, Queue)
+        ],
         task_default_queue=str(Queue.INTERACTIVE),
         task_default_queue_type="quorum" if amqp else "classic",
         task_routes={job.task_name: {"queue": str(Queue.PERIODIC)} for job in Job},

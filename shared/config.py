@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT_DIR: Final = Path(__file__).resolve().parent.parent
@@ -120,5 +120,14 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process, which ends with one line about what is wrong with them."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit(f"error: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with the settings, and what to set; never what was set."""
+    wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}".lstrip(": ") for e in error.errors())
+    return f"the settings are not valid: {'; '.join(wrong)}"

@@ -1,10 +1,9 @@
 """`Life`: one account that lives in the pure core by the real verbs; and generated lives, for properties."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, pairwise
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -286,7 +285,7 @@ def reject(life: Life, at: datetime) -> None:
 
 
 DEEDS: dict[str, Callable[[Life, datetime], object]] = {
-    "nothing": Life.until,
+    "nothing": lambda life, at: life.until(at),
     "checkout one": lambda life, at: life.checkout(at, "one"),
     "checkout two": lambda life, at: life.checkout(at, "two"),
     "checkout free": lambda life, at: life.checkout(at, "free"),
@@ -309,10 +308,24 @@ DEEDS: dict[str, Callable[[Life, datetime], object]] = {
 LIKELY = [*DEEDS, "buy one", "buy two", "pay the newest", "submit", "submit", "reject", "checkout two"]
 
 
-def do(life: Life, deed: str, at: datetime) -> None:
-    """Do it, unless it is refused."""
-    with suppress(BillingError):
+def do(life: Life, deed: str, at: datetime) -> bool:
+    """Do it, unless it is refused; whether it was done."""
+    try:
         DEEDS[deed](life, at)
+    except BillingError:
+        return False
+    return True
+
+
+class CountedIds:
+    """Ids by the order in which they are asked for: lives of the same decisions are equal in everything."""
+
+    def __init__(self, first: int = 1) -> None:
+        self.next = first
+
+    def __call__(self) -> UUID:
+        self.next += 1
+        return UUID(int=self.next - 1)
 
 
 @dataclass(frozen=True)
@@ -325,13 +338,11 @@ class History:
     time_zone: str
     deeds: list[tuple[timedelta, str]]
 
-    def rules(self, *, first_id: int = 1) -> Rules:
-        """The terms. Ids are counted, so that two lives with the same decisions are equal in everything."""
-        numbers = count(first_id)
-        return rules(self.plans, transfer_grace_days=self.transfer_grace_days, new_id=lambda: UUID(int=next(numbers)))
+    def rules(self, new_id: Callable[[], UUID]) -> Rules:
+        return rules(self.plans, transfer_grace_days=self.transfer_grace_days, new_id=new_id)
 
-    def begin(self) -> Life:
-        return Life.of(self.rules(), self.start, time_zone=self.time_zone)
+    def begin(self, first_id: int = 1) -> Life:
+        return Life.of(self.rules(CountedIds(first_id)), self.start, time_zone=self.time_zone)
 
 
 def stages(history: History) -> Iterator[Life]:

@@ -116,7 +116,7 @@ class Timeline:
 
     def says(self, step: str, fact: str = "") -> None:
         """A step is done; the next failure is not its own."""
-        self._console.print(f"  [green]✓[/] {step}" + (f" [dim]— {fact}[/]" if fact else ""))
+        self._console.print(f"  [green]✓[/] {step}" + (f" [dim]— {fact}[/]" if fact else ""), soft_wrap=True)
 
     def begins(self, step: str) -> None:
         """Name the step that is about to be tried."""

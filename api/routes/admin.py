@@ -10,7 +10,7 @@ from api.routes.subscriptions import subscription_document
 from api.routing import ACCEPTED, Routes
 from api.schemas import AccountSummary, AdminAccountDocument, BalanceDocument, Page, SubscriptionDocument
 from shared.clock import utc_now
-from shared.db import accounts, credits, invoices, users  # noqa: A004 (the unit sold)
+from shared.db import accounts, credits, invoices, users
 from shared.db.engine import Tx
 from shared.domain.operation import OperationKind
 from shared.domain.requests import AdjustCredits, AssignPlan, RecordPayment

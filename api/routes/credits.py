@@ -16,7 +16,7 @@ from api.schemas import (
 )
 from api.services import services
 from shared.clock import utc_now
-from shared.db import credits  # noqa: A004 (the unit sold)
+from shared.db import credits
 from shared.db.credits import Consumption
 from shared.db.engine import Tx
 from shared.domain.account import Action

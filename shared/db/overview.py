@@ -10,16 +10,6 @@ from shared.messages import Job
 
 PARKED_SHOWN: Final = 20
 
-# The job that takes up the accounts whose next transition is of this kind.
-JOB_OF: Final = {
-    Transition.TRIAL_END: Job.EXPIRE_TRIALS,
-    Transition.CANCELLATION: Job.CANCEL_DUE,
-    Transition.RENEWAL: Job.ROLL_RENEWALS,
-    Transition.GRACE_END: Job.SUSPEND_OVERDUE,
-    Transition.GRANT_EXPIRY: Job.EXPIRE_CREDITS,
-    Transition.CREDIT_MONTH: Job.SEED_CREDITS,
-}
-
 Section = list[dict[str, Any]]
 
 SECTIONS: Final[Mapping[str, str]] = {
@@ -97,8 +87,8 @@ def overview(tx: Tx, *, now: datetime) -> dict[str, Section]:
             for row in tx.rows(
                 sql,
                 now=now,
-                transitions=[str(transition) for transition in JOB_OF],
-                jobs=[str(job) for job in JOB_OF.values()],
+                transitions=[str(transition) for transition in Transition],
+                jobs=[str(transition.job) for transition in Transition],
                 release_holds=str(Job.RELEASE_HOLDS),
                 parked_shown=PARKED_SHOWN,
             )

@@ -52,6 +52,7 @@ from shared.errors import (
     PlanNotAssignable,
     TransferPending,
 )
+from shared.messages import Job
 
 
 class Transition(StrEnum):
@@ -64,6 +65,20 @@ class Transition(StrEnum):
     GRANT_EXPIRY = "grant_expiry"
     CREDIT_MONTH = "credit_month"
 
+    @property
+    def job(self) -> Job:
+        """The beat job that takes up accounts whose next transition this is."""
+        return _JOBS[self]
+
+
+_JOBS: Final = {
+    Transition.TRIAL_END: Job.EXPIRE_TRIALS,
+    Transition.CANCELLATION: Job.CANCEL_DUE,
+    Transition.RENEWAL: Job.ROLL_RENEWALS,
+    Transition.GRACE_END: Job.SUSPEND_OVERDUE,
+    Transition.GRANT_EXPIRY: Job.EXPIRE_CREDITS,
+    Transition.CREDIT_MONTH: Job.SEED_CREDITS,
+}
 
 # --- what is due ------------------------------------------------------------------------------
 

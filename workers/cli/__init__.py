@@ -11,10 +11,9 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
+from shared import __version__
 from workers.cli import accounts, admins, books, operations, processes, schema
 from workers.cli.session import Commands
-
-VERSION: Final = "0.1.0"
 
 HELP: Final = """
 Run and look after the billing engine.
@@ -66,7 +65,7 @@ def _exit(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 (typer hands it over)
     if wanted:
-        typer.echo(f"prepaid {VERSION}")
+        typer.echo(f"prepaid {__version__}")
         raise typer.Exit
 
 

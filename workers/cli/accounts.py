@@ -7,7 +7,7 @@ import typer
 from msgspec.structs import asdict
 
 from shared.clock import utc_now
-from shared.db import account_state, accounts, audit, credits, invoices, subscriptions, users  # noqa: A004 (the unit sold)
+from shared.db import account_state, accounts, audit, credits, invoices, subscriptions, users
 from shared.db.engine import Tx
 from shared.db.plans import load_rules
 from shared.domain.operation import PrincipalKind

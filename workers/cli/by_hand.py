@@ -1,12 +1,13 @@
 """One of beat's jobs by hand. To import this is to load Celery's app, which wants its settings in place."""
 
 from shared.db import job_runs
+from shared.domain.lifecycle import Transition
 from shared.messages import Job
 from shared.usecases.release_expired_holds import release_expired_holds
 from workers.runtime import runtime
 from workers.task import Pass, parse_as_of, run_job
 from workers.tasks.operations import relay_operations
-from workers.tasks.subscriptions import TRANSITION_OF, advancing
+from workers.tasks.subscriptions import advancing
 
 
 def run_by_hand(job: Job, *, as_of: str | None) -> int:
@@ -25,4 +26,7 @@ def run_by_hand(job: Job, *, as_of: str | None) -> int:
 
 
 def _pass_of(job: Job) -> Pass:
-    return advancing(TRANSITION_OF[job]) if job in TRANSITION_OF else release_expired_holds
+    for transition in Transition:
+        if transition.job is job:
+            return advancing(transition)
+    return release_expired_holds

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from typer.core import TyperGroup
 
-from shared.config import Settings
+from shared.config import Settings, explain
 from shared.db import plans
 from shared.db.engine import Database
 from shared.db.migrations import run as migrations
@@ -123,8 +123,7 @@ def _told(error: Exception) -> str | None:
         case BillingError():
             return error.detail
         case ValidationError():
-            wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}".lstrip(": ") for e in error.errors())
-            return f"the settings are not valid: {'; '.join(wrong)}"
+            return explain(error)
         case OperationalError():
             return f"the database cannot be used: {_first_line(error.orig)}; see DATABASE_URL"
         case DBAPIError(orig=InsufficientPrivilege()):

@@ -1,24 +1,13 @@
 """Cancel and assign; and the beat jobs that move subscriptions through time."""
 
 from datetime import datetime
-from typing import Final
 
 from shared.domain.lifecycle import Transition
 from shared.domain.operation import OperationKind
 from shared.domain.plan import Rules
 from shared.domain.requests import AssignPlan, CancelSubscription
-from shared.messages import Job
 from shared.usecases import advance_due_accounts, assign_plan, cancel_subscription
 from workers.task import Pass, Tx, job_task, operation_task
-
-TRANSITION_OF: Final = {
-    Job.EXPIRE_TRIALS: Transition.TRIAL_END,
-    Job.ROLL_RENEWALS: Transition.RENEWAL,
-    Job.SUSPEND_OVERDUE: Transition.GRACE_END,
-    Job.CANCEL_DUE: Transition.CANCELLATION,
-    Job.SEED_CREDITS: Transition.CREDIT_MONTH,
-    Job.EXPIRE_CREDITS: Transition.GRANT_EXPIRY,
-}
 
 
 def advancing(transition: Transition) -> Pass:
@@ -34,4 +23,4 @@ cancel_subscription_task = operation_task(
     OperationKind.CANCEL_SUBSCRIPTION, CancelSubscription, cancel_subscription.cancel_subscription
 )
 assign_plan_task = operation_task(OperationKind.ASSIGN_PLAN, AssignPlan, assign_plan.assign_plan)
-job_tasks = [job_task(job, advancing(transition)) for job, transition in TRANSITION_OF.items()]
+job_tasks = [job_task(transition.job, advancing(transition)) for transition in Transition]

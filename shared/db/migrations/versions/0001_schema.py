@@ -341,7 +341,8 @@ CREATE TABLE payments (
     CONSTRAINT payment_provider_known CHECK (provider IN ('stripe', 'bank_transfer', 'manual', 'sandbox')),
     CONSTRAINT payment_status_known CHECK (status IN ('pending', 'succeeded', 'failed')),
     CONSTRAINT payment_success_is_complete CHECK (
-        status <> 'succeeded' OR (amount_minor > 0 AND currency IS NOT NULL AND confirmed_at IS NOT NULL)
+        status <> 'succeeded'
+        OR (amount_minor IS NOT NULL AND amount_minor > 0 AND currency IS NOT NULL AND confirmed_at IS NOT NULL)
     ),
     CONSTRAINT payment_failure_has_problem CHECK ((status = 'failed') = (problem IS NOT NULL))
 );
@@ -376,7 +377,7 @@ CREATE TABLE bank_transfers (
     CONSTRAINT bank_transfer_approval_is_complete CHECK (
         (status = 'approved') = (payment_id IS NOT NULL)
         AND (status <> 'approved' OR (
-            received_amount_minor > 0 AND received_currency IS NOT NULL
+            received_amount_minor IS NOT NULL AND received_amount_minor > 0 AND received_currency IS NOT NULL
             AND value_on IS NOT NULL AND bank_transaction_id IS NOT NULL
         ))
     ),
