@@ -253,3 +253,35 @@ def test_the_newest_run_of_a_job_is_kept(office: Office) -> None:
     with office.database.transaction() as tx:
         (run,) = job_runs.latest(tx)
     assert (run.job, run.started_at, run.items) == ("roll-renewals", on("2026-01-03"), 3)
+
+
+def test_a_payment_accepted_in_time_counts_though_a_job_came_first(office: Office) -> None:
+    who = past_due(office)
+    owed = office.row("SELECT id FROM invoices WHERE status = 'open'").id
+    paid_at, grace_ends_at = on("2026-02-16"), on("2026-02-17")
+    payment = office.card_payment(who, owed)
+    office.now = paid_at
+    confirmation = office.confirmation(who, owed, payment)
+
+    assert office.run_job(Transition.GRACE_END, grace_ends_at) == 0
+    office.execute(confirmation)
+
+    account = office.row(ACCOUNT, id=who.account_id)
+    assert (account.status, account.acted_at) == ("active", paid_at)
+
+
+@pytest.mark.parametrize(
+    "reason", [pytest.param("dead", id="it is dead"), pytest.param("late", id="it was accepted when it was due")]
+)
+def test_an_operation_does_not_hold_an_account_back_when(office: Office, reason: str) -> None:
+    who = past_due(office)
+    office.now = on("2026-02-17" if reason == "late" else "2026-02-16")
+    owed = office.row("SELECT id FROM invoices WHERE status = 'open'").id
+    office.confirmation(who, owed, "none")
+    if reason == "dead":
+        office.change(
+            """
+            UPDATE operations SET status = 'dead', next_send_at = NULL, problem = '{}' WHERE status = 'pending'
+            """
+        )
+    assert office.run_job(Transition.GRACE_END, on("2026-02-17")) == 1

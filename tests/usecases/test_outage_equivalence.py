@@ -216,7 +216,7 @@ def test_the_database_ends_where_the_pure_core_does(database: Database, settings
     office.change("DELETE FROM plans")
     examples = iter(range(1, 1_000_000))
 
-    @bounds(max_examples=40, derandomize=True)
+    @bounds(max_examples=30, derandomize=True)
     @given(histories(longest=8), st.lists(st.tuples(gaps, st.booleans()), max_size=4))
     def live(history: History, ticks: list[Tick]) -> None:
         first_id = next(examples) << 32
