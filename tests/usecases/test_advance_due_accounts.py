@@ -201,7 +201,8 @@ def put_right(office: Office, who: Customer, like: Customer) -> None:
     if not office.rows("SELECT FROM subscription_periods WHERE account_id = %(id)s", id=who.account_id):
         office.change(
             """
-            INSERT INTO subscription_periods (subscription_id, account_id, plan_id, phase, period_index, starts_at, ends_at)
+            INSERT INTO subscription_periods
+                (subscription_id, account_id, plan_id, phase, period_index, starts_at, ends_at)
             SELECT id, account_id, plan_id, phase, period_index, current_period_starts_at, current_period_ends_at
             FROM subscriptions WHERE account_id = %(id)s
             """,

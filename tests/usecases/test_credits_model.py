@@ -162,7 +162,10 @@ def machine(office: Office) -> type[RuleBasedStateMachine]:
             """A key that took credits takes none again; one that was refused may be used anew."""
             key, amount = before
             posted = office.row(
-                "SELECT count(*) AS lines FROM credit_transactions WHERE account_id = %(id)s AND idempotency_key = %(key)s",
+                """
+                SELECT count(*) AS lines FROM credit_transactions
+                WHERE account_id = %(id)s AND idempotency_key = %(key)s
+                """,
                 id=self.who.account_id,
                 key=f"consume:{key}",
             )

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from threading import Barrier
 from typing import Any
 from uuid import UUID
-
-import pytest
 
 from shared.db import credits, operations
 from shared.db.engine import Tx, with_retries
@@ -180,9 +180,7 @@ def test_invoice_numbers_have_no_gap_though_some_transactions_roll_back(office: 
                     by=who.user_id,
                 )
                 if number % 2:
-                    with pytest.raises(ZeroDivisionError), office.database.transaction() as tx:
-                        _execute_in(tx, office, operation_id)
-                        raise ZeroDivisionError
+                    _execute_and_roll_back(office, operation_id)
                 office.execute(operation_id)
 
         return work
@@ -192,6 +190,12 @@ def test_invoice_numbers_have_no_gap_though_some_transactions_roll_back(office: 
     assert [row.number for row in rows] == list(range(1, 6 * 6 + 1))
     assert len({row.reference for row in rows}) == len(rows)
     assert office.row("SELECT last_number FROM invoice_numbers").last_number == len(rows)
+
+
+def _execute_and_roll_back(office: Office, operation_id: UUID) -> None:
+    with suppress(ZeroDivisionError), office.database.transaction() as tx:
+        _execute_in(tx, office, operation_id)
+        raise ZeroDivisionError
 
 
 def _checkout(plan: str) -> OpenInvoice:
@@ -290,9 +294,10 @@ def test_a_hold_is_captured_or_released(office: Office) -> None:
     for turn in range(6):
         before = office.balance(who).available_credits
         hold_id = held(office, who, 100, f"hold {turn}")
+        hold: dict[str, Any] = {"account_id": who.account_id, "hold_id": hold_id, "now": office.now}
         captured, released = at_once(
-            in_transaction(office, lambda tx: credits.capture_hold(tx, who.account_id, hold_id, 60, now=office.now)),
-            in_transaction(office, lambda tx: credits.release_hold(tx, who.account_id, hold_id, now=office.now)),
+            in_transaction(office, partial(credits.capture_hold, **hold, amount=60)),
+            in_transaction(office, partial(credits.release_hold, **hold)),
         )
         assert isinstance(captured, HoldNotOpen) != isinstance(released, HoldNotOpen)
         taken = 0 if isinstance(captured, HoldNotOpen) else 60

@@ -1,5 +1,6 @@
 """Signing up: an account with its owner, subscription and credits, or nothing at all."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -70,7 +71,7 @@ REFUSALS: Table = {
 
 
 @pytest.mark.parametrize(("statements", "terms", "code"), cases(REFUSALS))
-def test_refused_and_nothing_is_written(office: Office, statements: str, terms: dict[str, object], code: str) -> None:
+def test_refused_and_nothing_is_written(office: Office, statements: str, terms: dict[str, Any], code: str) -> None:
     if statements:
         office.change(statements)
     before = office.dump("operations")

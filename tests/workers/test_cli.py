@@ -32,8 +32,8 @@ from shared.embedded import Postgres, Valkey
 from shared.ids import new_id
 from shared.messages import Job
 from tests.db.world import Customer, World, populate
-from workers.cli import app
 from workers.cli import admins as admin_commands
+from workers.cli import app
 
 PASSWORD = "correct horse battery"
 

@@ -1,0 +1,273 @@
+"""The beat jobs' tasks: what is due is done, and running one twice changes nothing the second time."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from shared.broker import queue_depth
+from shared.clock import utc_now
+from shared.db import credits
+from shared.domain.operation import OperationKind
+from shared.domain.requests import SignUp
+from shared.errors import FutureInstant
+from shared.messages import Job, Queue
+from tests.factories import Table, cases
+from tests.office import Customer, Office
+from tests.workers.conftest import Worker
+
+NEVER = "SELECT FROM accounts WHERE false"
+
+
+def ago(**span: float) -> Any:
+    return utc_now() - timedelta(**span)
+
+
+# --- something due for each job ---------------------------------------------------------------------------------
+
+
+def trial(office: Office) -> Customer:
+    office.now = ago(days=20)
+    return office.sign_up()
+
+
+def unpaid(office: Office) -> Customer:
+    office.now = ago(days=34)
+    who = office.sign_up()
+    office.buy(who)
+    office.tick(ago(days=10))
+    return who
+
+
+def overdue(office: Office) -> Customer:
+    office.now = ago(days=45)
+    who = office.sign_up()
+    office.buy(who)
+    office.tick(ago(days=13))
+    return who
+
+
+def leaving(office: Office) -> Customer:
+    who = unpaid(office)
+    office.now = ago(days=9)
+    office.cancel(who)
+    return who
+
+
+def gifted(office: Office) -> Customer:
+    office.now = ago(days=3)
+    who = office.sign_up()
+    office.adjust(who, 5, ago(days=1))
+    return who
+
+
+def yearly(office: Office) -> Customer:
+    office.change("UPDATE plans SET interval = 'year' WHERE slug = 'starter'")
+    who = unpaid(office)
+    office.now = ago(days=9)
+    assert office.adjust(who, -1_000).status == "succeeded"
+    return who
+
+
+def holding(office: Office) -> Customer:
+    office.now = ago(hours=1)
+    who = office.sign_up()
+    with office.database.transaction() as tx:
+        credits.place_hold(tx, who.account_id, 100, key="hold", ttl_seconds=60, now=office.now)
+    return who
+
+
+def waiting(office: Office) -> None:
+    request = SignUp(account_name="Ada", email="ada@example.com", password_hash="hash")
+    office.accept(OperationKind.SIGN_UP, request, at=ago(seconds=10))
+
+
+OUTCOME = "SELECT status FROM accounts WHERE kind = 'customer'"
+
+DUE: Table = {
+    Job.EXPIRE_TRIALS: (trial, OUTCOME, "suspended"),
+    Job.ROLL_RENEWALS: (unpaid, OUTCOME, "past_due"),
+    Job.SUSPEND_OVERDUE: (overdue, OUTCOME, "suspended"),
+    Job.CANCEL_DUE: (leaving, OUTCOME, "cancelled"),
+    Job.SEED_CREDITS: (yearly, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 1_000),
+    Job.EXPIRE_CREDITS: (gifted, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 2_000),
+    Job.RELEASE_HOLDS: (holding, "SELECT status FROM holds", "expired"),
+    Job.RELAY_OPERATIONS: (waiting, "SELECT sends FROM operations WHERE kind = 'sign_up'", 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "make", "outcome", "expected"), [pytest.param(job, *row, id=job) for job, row in DUE.items()]
+)
+def test_run_twice_it_changes_nothing_the_second_time(
+    worker: Worker,
+    office: Office,
+    broker_url: str,
+    job: Job,
+    make: Callable[[Office], Any],
+    outcome: str,
+    expected: object,
+) -> None:
+    make(office)
+    before = office.dump("job_runs")
+    worker.run(job)
+    after = office.dump("job_runs")
+    assert after != before
+    (done,) = office.row(outcome)
+    assert done == expected
+    worker.run(job)
+    assert office.dump("job_runs") == after
+    run = office.row("SELECT items, finished_at >= started_at AS in_order FROM job_runs WHERE job = %(job)s", job=job)
+    assert tuple(run) == (0, True)
+
+
+def test_there_is_a_case_for_every_job() -> None:
+    assert set(DUE) == set(Job)
+
+
+def test_all_of_them_run_twice_change_nothing_the_second_time(
+    worker: Worker, office: Office, broker_url: str
+) -> None:
+    for make in (unpaid, overdue, leaving, trial, gifted, holding, waiting):
+        make(office)
+    for job in Job:
+        worker.run(job)
+    after = office.dump("job_runs")
+    for job in [*Job, *reversed(Job)]:
+        worker.run(job)
+    assert office.dump("job_runs") == after
+
+
+def test_with_nothing_due_a_job_notes_that_it_ran(worker: Worker, office: Office, broker_url: str) -> None:
+    before = office.dump("job_runs")
+    for job in Job:
+        worker.run(job)
+    assert office.dump("job_runs") == before
+    runs = office.rows("SELECT job, items FROM job_runs")
+    assert {run.job: run.items for run in runs} == {str(job): 0 for job in Job}
+
+
+def test_a_job_goes_on_until_nothing_is_due_however_small_its_batches(worker: Worker, office: Office) -> None:
+    people = [trial(office) for _ in range(5)]
+    worker.set(batch_size=2)
+    worker.run(Job.EXPIRE_TRIALS)
+    assert office.row("SELECT items FROM job_runs").items == len(people)
+    assert {row.status for row in office.rows(OUTCOME)} == {"suspended"}
+
+
+def test_two_workers_run_a_job_at_once_to_one_effect(worker: Worker, office: Office) -> None:
+    office.now = ago(days=100)
+    for _ in range(12):
+        office.assign(office.sign_up(), "free")
+    worker.set(batch_size=3)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(worker.run, [Job.EXPIRE_CREDITS] * 2))
+    for job in Job:
+        if job is not Job.RELAY_OPERATIONS:
+            worker.run(job)
+    rows = office.rows("SELECT count(*) AS made FROM subscription_periods GROUP BY account_id")
+    assert [row.made for row in rows] == [4] * 12
+
+
+def test_accounts_on_a_test_clock_are_passed_by(worker: Worker, office: Office, broker_url: str) -> None:
+    clock_id = office.make_clock(ago(days=50))
+    who = office.sign_up(clock_id=clock_id)
+    with office.database.transaction() as tx:
+        credits.place_hold(tx, who.account_id, 100, key="hold", ttl_seconds=60, now=utc_now())
+    before = office.dump("job_runs")
+    for job in Job:
+        worker.run(job)
+    assert office.dump("job_runs") == before
+
+
+def test_one_account_that_fails_is_parked_and_the_others_go_on(worker: Worker, office: Office) -> None:
+    people = [trial(office) for _ in range(5)]
+    poisoned = people[2]
+    broken = "UPDATE accounts SET ledger_seq = 0 WHERE id = %(id)s"
+    office.change(broken, id=poisoned.account_id)
+    worker.run(Job.EXPIRE_TRIALS)
+    rows = office.rows("SELECT id, status, parked_reason FROM accounts WHERE kind = 'customer'")
+    assert {row.id: row.status for row in rows} == {
+        who.account_id: "trial" if who is poisoned else "suspended" for who in people
+    }
+    (reason,) = [row.parked_reason for row in rows if row.id == poisoned.account_id]
+    assert "credit_transactions_pkey" in reason
+    worker.run(Job.EXPIRE_TRIALS)
+    assert office.row("SELECT items FROM job_runs").items == 0
+    office.change("UPDATE accounts SET ledger_seq = 1 WHERE id = %(id)s", id=poisoned.account_id)
+
+
+def test_a_transient_fault_parks_nobody(worker: Worker, office: Office) -> None:
+    trial(office)
+    office.change("CREATE SEQUENCE faults")
+    office.change(
+        """
+        CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('faults') <= 2 THEN
+                RAISE EXCEPTION 'a fault' USING ERRCODE = '40001';
+            END IF;
+            RETURN NEW;
+        END
+        $$
+        """
+    )
+    office.change("CREATE TRIGGER fault BEFORE UPDATE ON accounts FOR EACH ROW EXECUTE FUNCTION fault()")
+    try:
+        worker.run(Job.EXPIRE_TRIALS)
+    finally:
+        office.change("DROP TRIGGER fault ON accounts; DROP FUNCTION fault(); DROP SEQUENCE faults")
+    assert tuple(office.row("SELECT status, parked_at FROM accounts WHERE kind = 'customer'")) == ("suspended", None)
+
+
+# --- as of when -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_acts_as_of_the_instant_it_is_told(worker: Worker, office: Office) -> None:
+    who = trial(office)
+    worker.run(Job.EXPIRE_TRIALS, as_of=office.now + timedelta(days=13))
+    assert office.state(who).account.status == "trial"
+    worker.run(Job.EXPIRE_TRIALS, as_of=office.now + timedelta(days=15))
+    assert office.state(who).account.status == "suspended"
+
+
+REFUSED: Table = {
+    "an instant that has not come": (timedelta(minutes=5), True),
+    "one without a zone": (timedelta(days=-5), False),
+}
+
+
+@pytest.mark.parametrize(("offset", "aware"), cases(REFUSED))
+def test_refused_as_of(worker: Worker, office: Office, *, offset: timedelta, aware: bool) -> None:
+    as_of = utc_now() + offset
+    with pytest.raises(FutureInstant):
+        worker.run(Job.EXPIRE_TRIALS, as_of=as_of if aware else as_of.replace(tzinfo=None))
+
+
+# --- on the wire ------------------------------------------------------------------------------------------------
+
+
+def test_jobs_have_a_lane_of_their_own(celery_app: Celery) -> None:
+    for job in Job:
+        assert celery_app.amqp.router.route({}, job.task_name)["queue"].name == Queue.PERIODIC
+
+
+def test_a_job_that_is_not_through_in_its_time_hands_over_to_a_message(
+    worker: Worker, office: Office, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [trial(office) for _ in range(3)]
+    worker.set(batch_size=1)
+    monkeypatch.setattr(import_module("workers.task"), "JOB_SECONDS", -1)
+    worker.run(Job.EXPIRE_TRIALS)
+    left = office.rows("SELECT FROM accounts WHERE status = 'trial'")
+    assert len(left) == len(people) - 1
+    assert queue_depth(worker.app, Queue.PERIODIC) == 1
+    assert queue_depth(worker.app, Queue.INTERACTIVE) == 0
+    with redis.Redis.from_url(broker_url) as client:
+        (message,) = client.lrange(Queue.PERIODIC, 0, -1)
+        assert Job.EXPIRE_TRIALS.task_name.encode() in message
