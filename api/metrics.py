@@ -90,9 +90,17 @@ class DatabaseCollector(Collector):
         recent = GaugeMetricFamily(
             "billing_operations_recent", "Operations accepted in the last hour.", labels=("kind", "status")
         )
+        took = GaugeMetricFamily(
+            "billing_operations_recent_seconds",
+            "From accepted to answered: the mean and the longest of them.",
+            labels=("kind", "status", "of"),
+        )
         for row in measured.operations_since(tx, _first_id_at(self._now - RECENT)):
             recent.add_metric([row.kind, row.status], row.operations)
-        yield recent
+            if row.mean_seconds is not None:
+                took.add_metric([row.kind, row.status, "mean"], row.mean_seconds)
+                took.add_metric([row.kind, row.status, "longest"], row.longest_seconds)
+        yield from (recent, took)
 
     def _jobs(self, tx: Tx) -> Iterator[Metric]:
         overdue = GaugeMetricFamily(

@@ -27,9 +27,17 @@ def unfinished_operations(tx: Tx) -> Sequence[Row[Any]]:
 
 
 def operations_since(tx: Tx, first_id: UUID) -> Sequence[Row[Any]]:
-    """Operations accepted since then, by kind and status. Ids sort by time, so no history is read."""
+    """Operations accepted since then, by kind and status, and how long they took until they had their answer.
+
+    Ids sort by time, so no history is read.
+    """
     return tx.rows(
-        "SELECT kind, status, count(*) AS operations FROM operations WHERE id >= %(id)s GROUP BY kind, status",
+        """
+        SELECT kind, status, count(*) AS operations,
+               extract(epoch FROM avg(finished_at - created_at))::float8 AS mean_seconds,
+               extract(epoch FROM max(finished_at - created_at))::float8 AS longest_seconds
+        FROM operations WHERE id >= %(id)s GROUP BY kind, status
+        """,
         id=first_id,
     )
 
@@ -41,7 +49,7 @@ def earliest_transitions(tx: Tx) -> Sequence[Row[Any]]:
         SELECT t.transition, (
             SELECT min(a.next_transition_at) FROM accounts a
             WHERE a.next_transition = t.transition AND a.next_transition_at IS NOT NULL
-              AND a.test_clock_id IS NULL AND a.parked_at IS NULL
+              AND a.test_clock_id IS NULL AND a.parked_at IS NULL AND a.deleted_at IS NULL
         ) AS at
         FROM unnest(%(transitions)s::text[]) AS t (transition)
         """,
