@@ -141,8 +141,8 @@ class Office:
                         operations.succeed(tx, operation_id, result=result, now=now)
             except BillingError as refusal:
                 with self.database.transaction() as tx:
-                    payments.fail(tx, operation_id, refusal, at=operation.created_at)
-                    operations.fail(tx, operation_id, refusal, now=operation.created_at)
+                    if operations.fail(tx, operation_id, refusal, now=operation.created_at):
+                        payments.fail(tx, operation_id, refusal, at=operation.created_at)
         return self.operation(operation_id)
 
     def ask(

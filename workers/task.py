@@ -190,8 +190,8 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
 
             def refuse() -> None:
                 with database.transaction() as tx:
-                    payments.fail(tx, operation_id, refusal, at=operation.created_at)
-                    operations.fail(tx, operation_id, refusal, now=utc_now())
+                    if operations.fail(tx, operation_id, refusal, now=utc_now()):
+                        payments.fail(tx, operation_id, refusal, at=operation.created_at)
 
             with_retries(refuse)
             log.info("operation_refused", code=error.code)

@@ -109,9 +109,9 @@ def succeed(tx: Tx, operation_id: UUID, *, result: dict[str, Any], now: datetime
     )
 
 
-def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime) -> None:
-    """The answer is no; the problem is what a synchronous caller would have been told."""
-    tx.execute(
+def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime) -> bool:
+    """The answer is no; the problem is what a synchronous caller would have been told. False when it has an answer."""
+    refused = tx.execute(
         """
         UPDATE operations SET status = 'failed', problem = %(problem)s, next_send_at = NULL, finished_at = %(now)s,
                payload = payload - 'password_hash'
@@ -121,6 +121,7 @@ def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime) ->
         problem=Jsonb({"code": refusal.code, "detail": refusal.detail, **refusal.data}),
         now=now,
     )
+    return bool(refused)
 
 
 def postpone(

@@ -246,6 +246,37 @@ def test_an_account_that_an_operation_holds_is_left_for_later(office: Office) ->
     assert office.row(ACCOUNT, id=who.account_id).status == "suspended"
 
 
+def test_an_operation_that_was_accepted_in_time_goes_first_however_late_it_is_executed(office: Office) -> None:
+    who = office.sign_up()
+    invoice_id = office.open_invoice(who)
+    office.now = on("2026-01-23")
+    in_time = office.confirmation(who, invoice_id, office.card_payment(who, invoice_id))
+    assert office.tick(on("2026-02-20")) == 0
+    office.execute(in_time)
+    assert office.tick(on("2026-02-20")) == 1
+    account = office.row(ACCOUNT, id=who.account_id)
+    assert (account.status, account.next_transition) == ("active", Transition.RENEWAL)
+    periods = office.rows("SELECT starts_at FROM subscription_periods ORDER BY starts_at")
+    assert [row.starts_at for row in periods] == [on("2026-01-10"), on("2026-01-23")]
+
+
+def test_one_that_was_accepted_too_late_holds_nothing_up(office: Office) -> None:
+    who = office.sign_up()
+    invoice_id = office.open_invoice(who)
+    office.now = on("2026-01-24")
+    too_late = office.confirmation(who, invoice_id, office.card_payment(who, invoice_id))
+    assert office.tick(on("2026-02-01")) == 1
+    assert office.row(ACCOUNT, id=who.account_id).status == "suspended"
+    office.execute(too_late)
+    assert office.row(ACCOUNT, id=who.account_id).status == "active"
+
+
+def test_a_deleted_account_is_passed_by(office: Office) -> None:
+    who = office.sign_up()
+    office.change("UPDATE accounts SET deleted_at = now() WHERE id = %(id)s", id=who.account_id)
+    assert office.tick(on("2026-12-31")) == 0
+
+
 def test_the_newest_run_of_a_job_is_kept(office: Office) -> None:
     for day in (2, 3, 1):
         with office.database.transaction() as tx:

@@ -21,8 +21,6 @@ from tests.factories import Table, cases
 from tests.office import Customer, Office
 from tests.workers.conftest import Worker
 
-NEVER = "SELECT FROM accounts WHERE false"
-
 
 def ago(**span: float) -> Any:
     return utc_now() - timedelta(**span)
@@ -130,9 +128,7 @@ def test_there_is_a_case_for_every_job() -> None:
     assert set(DUE) == set(Job)
 
 
-def test_all_of_them_run_twice_change_nothing_the_second_time(
-    worker: Worker, office: Office, broker_url: str
-) -> None:
+def test_all_of_them_run_twice_change_nothing_the_second_time(worker: Worker, office: Office, broker_url: str) -> None:
     for make in (unpaid, overdue, leaving, trial, gifted, holding, waiting):
         make(office)
     for job in Job:
