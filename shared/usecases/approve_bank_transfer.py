@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, audit, bank_transfers, payments
-from shared.db.account_state import Change
+from shared.db import account_state, audit, bank_transfers, payments, settlement
 from shared.db.engine import Tx
 from shared.domain import lifecycle
 from shared.domain.bank_transfer import BankTransferEvent, BankTransferStatus, next_status
@@ -33,28 +32,18 @@ def approve_bank_transfer(
     if request.override_reason is None:
         require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
     payments.require_unused(tx, PaymentMethod.BANK_TRANSFER, request.bank_transaction_id, for_invoice=invoice.id)
-    payments.record_intent(
+    payment_id = settlement.settle(
         tx,
-        payment_id=rules.new_id(),
-        account_id=invoice.account_id,
-        invoice_id=invoice.id,
-        operation_id=operation.id,
-        provider=PaymentMethod.BANK_TRANSFER,
-        external_payment_id=request.bank_transaction_id,
-    )
-    payment_id = payments.succeed(
-        tx, operation.id, amount_minor=request.amount_minor, currency=request.currency, at=account.now
-    )
-    bank_transfers.approve(tx, request, payment_id=payment_id, decided_by=operation.principal_id, at=account.now)
-    state = lifecycle.settle(
-        account.state,
+        account,
+        invoice,
         rules,
-        invoice_id=invoice.id,
+        operation_id=operation.id,
         method=PaymentMethod.BANK_TRANSFER,
         external_payment_id=request.bank_transaction_id,
-        at=account.now,
+        amount_minor=request.amount_minor,
+        currency=request.currency,
     )
-    account_state.write(tx, [Change(account.loaded, state)], rules)
+    bank_transfers.approve(tx, request, payment_id=payment_id, decided_by=operation.principal_id, at=account.now)
     audit.record(
         tx,
         at=account.now,

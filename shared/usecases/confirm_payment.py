@@ -7,8 +7,7 @@ are transactions of their own; dying between any two of them repeats them, to th
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, invoices, payments
-from shared.db.account_state import Change
+from shared.db import account_state, invoices, payments, settlement
 from shared.db.engine import Tx
 from shared.domain import lifecycle
 from shared.domain.operation import Operation
@@ -54,19 +53,19 @@ def settle_confirmed(
         return _result(operation, request, str(settled.id))
     if answer is None:
         raise PaymentNotSucceeded("the provider knows no payment under this id")
-    require_settles(answer, lifecycle.open_invoice(account.state, request.invoice_id))
-    state = lifecycle.settle(
-        account.state,
+    invoice = lifecycle.open_invoice(account.state, request.invoice_id)
+    require_settles(answer, invoice)
+    payment_id = settlement.settle(
+        tx,
+        account,
+        invoice,
         rules,
-        invoice_id=request.invoice_id,
+        operation_id=operation.id,
         method=request.provider,
         external_payment_id=request.external_payment_id,
-        at=account.now,
+        amount_minor=answer.amount_minor,
+        currency=answer.currency,
     )
-    payment_id = payments.succeed(
-        tx, operation.id, amount_minor=answer.amount_minor, currency=answer.currency, at=account.now
-    )
-    account_state.write(tx, [Change(account.loaded, state)], rules)
     return _result(operation, request, str(payment_id))
 
 

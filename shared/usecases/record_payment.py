@@ -3,8 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, audit, payments
-from shared.db.account_state import Change
+from shared.db import account_state, audit, payments, settlement
 from shared.db.engine import Tx
 from shared.domain import lifecycle
 from shared.domain.invoice import PaymentMethod
@@ -22,27 +21,17 @@ def record_payment(
     payments.require_unused(tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id)
     invoice = lifecycle.open_invoice(account.state, request.invoice_id)
     require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
-    payments.record_intent(
+    payment_id = settlement.settle(
         tx,
-        payment_id=rules.new_id(),
-        account_id=invoice.account_id,
-        invoice_id=invoice.id,
-        operation_id=operation.id,
-        provider=PaymentMethod.MANUAL,
-        external_payment_id=request.external_payment_id,
-    )
-    payment_id = payments.succeed(
-        tx, operation.id, amount_minor=request.amount_minor, currency=request.currency, at=account.now
-    )
-    state = lifecycle.settle(
-        account.state,
+        account,
+        invoice,
         rules,
-        invoice_id=invoice.id,
+        operation_id=operation.id,
         method=PaymentMethod.MANUAL,
         external_payment_id=request.external_payment_id,
-        at=account.now,
+        amount_minor=request.amount_minor,
+        currency=request.currency,
     )
-    account_state.write(tx, [Change(account.loaded, state)], rules)
     audit.record(
         tx,
         at=account.now,
