@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -17,6 +16,7 @@ from sqlalchemy import make_url
 from shared.config import PROJECT_DIR, Settings
 from shared.embedded import Postgres, Valkey, servers
 from shared.errors import NotReady
+from workers.demo import eventually
 
 # A command that uses both servers until it is told to end.
 COMMAND = """
@@ -137,8 +137,7 @@ def test_servers_that_were_killed_come_back(folder: Path) -> None:
         postmaster = int((folder / "postgres/data/postmaster.pid").read_text().split()[0])
         for pid in (postmaster, Valkey(folder / "valkey").pid):
             os.kill(pid, signal.SIGKILL)
-        time.sleep(0.5)
-        assert running(folder) == [False, False]
+        eventually(lambda: True if running(folder) == [False, False] else None, "both servers to be gone")
     assert use(folder).broker_url == before.broker_url
 
 
