@@ -30,6 +30,15 @@ def instant(tx: Tx, test_clock_id: UUID) -> datetime:
     return now_at
 
 
+def hold_still(tx: Tx, test_clock_id: UUID) -> datetime:
+    """Where the clock stands, and stays until this transaction ends. Raises NotFound."""
+    row = tx.maybe("SELECT now_at FROM test_clocks WHERE id = %(id)s FOR KEY SHARE", id=test_clock_id)
+    if row is None:
+        raise NotFound("no such test clock")
+    now_at: datetime = row.now_at
+    return now_at
+
+
 def set_forward(tx: Tx, test_clock_id: UUID, to: datetime) -> datetime:
     """Set the clock to `to`; where it stood before. Raises NotFound, ClockMovesForward."""
     row = tx.maybe("SELECT now_at FROM test_clocks WHERE id = %(id)s FOR UPDATE", id=test_clock_id)

@@ -20,7 +20,7 @@ def sign_up(tx: Tx, operation: Operation, request: SignUp, rules: Rules, *, now:
     if plan is None:
         raise NoSignupPlan("neither free-trial nor free may be given at signup; run seed-plans")
     if request.test_clock_id is not None:
-        now = test_clocks.instant(tx, request.test_clock_id)
+        now = test_clocks.hold_still(tx, request.test_clock_id)
     account = Account(
         id=rules.new_id(),
         status=AccountStatus.TRIAL,

@@ -154,6 +154,18 @@ def test_an_invoice_that_was_paid_by_card_meanwhile_is_not_settled_again(
     assert office.execute(office.rejection(who, transfer_id)).status == "succeeded"
 
 
+def test_and_the_transfer_that_is_still_undecided_defers_nothing(office: Office, who: Customer) -> None:
+    office.buy(who)
+    next_invoice_id = office.open_invoice(who)
+    office.submit(who, next_invoice_id)
+    office.pay(who, next_invoice_id)
+    office.now = on("2026-01-12")
+    office.adjust(who, 5)
+    account = office.row("SELECT access_ends_at FROM accounts WHERE id = %(id)s", id=who.account_id)
+    assert account.access_ends_at == on("2026-03-17")
+    assert office.row("SELECT status FROM bank_transfers").status == "pending"
+
+
 # --- reject -------------------------------------------------------------------------------------------
 
 

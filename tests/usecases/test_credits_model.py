@@ -11,7 +11,15 @@ from uuid import UUID
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from msgspec.structs import replace
 
 from shared.db import credits
@@ -20,8 +28,10 @@ from shared.domain.credits import LASTING_PRIORITY, CreditGrant, GrantSource, bu
 from shared.errors import BillingError, HoldNotOpen, InsufficientCredits, InvalidInput
 from tests.office import Office
 
-amounts = st.integers(1, 120)
-lifetimes = st.none() | st.integers(1, 400).map(lambda minutes: timedelta(minutes=minutes))
+gifts = st.integers(40, 200)
+amounts = st.integers(1, 90)
+minutes = st.integers(1, 60).map(lambda number: timedelta(minutes=number))
+lifetimes = st.none() | st.integers(1, 120).map(lambda number: timedelta(minutes=number))
 
 
 @dataclass
@@ -124,7 +134,15 @@ def machine(office: Office) -> type[RuleBasedStateMachine]:
 
             return outcome(work)
 
-        @rule(amount=amounts, lifetime=lifetimes)
+        @initialize(them=st.lists(st.tuples(gifts, lifetimes), min_size=1, max_size=4))
+        def begin(self, them: list[tuple[int, timedelta | None]]) -> None:
+            for amount, lifetime in them:
+                self.give(amount, lifetime)
+
+        @rule(amount=gifts, lifetime=lifetimes)
+        def add(self, amount: int, lifetime: timedelta | None) -> None:
+            self.give(amount, lifetime)
+
         def give(self, amount: int, lifetime: timedelta | None) -> None:
             expires_at = None if lifetime is None else office.now + lifetime
             office.adjust(self.who, amount, expires_at)
@@ -184,12 +202,12 @@ def machine(office: Office) -> type[RuleBasedStateMachine]:
             )
             return refused
 
-        @rule(target=holds, amount=amounts, minutes=st.integers(1, 90))
-        def hold(self, amount: int, minutes: int) -> UUID:
+        @rule(target=holds, amount=amounts, ttl=minutes)
+        def hold(self, amount: int, ttl: timedelta) -> UUID:
             self.count += 1
             key = f"hold {self.count}"
-            placed, refused = self.db(credits.place_hold, amount, key=key, ttl_seconds=60 * minutes)
-            hold, expected = outcome(lambda: self.model.hold(amount, timedelta(minutes=minutes), office.now))
+            placed, refused = self.db(credits.place_hold, amount, key=key, ttl_seconds=int(ttl.total_seconds()))
+            hold, expected = outcome(lambda: self.model.hold(amount, ttl, office.now))
             assert refused == expected
             if refused is not None:
                 assert refused is InsufficientCredits
@@ -220,19 +238,15 @@ def machine(office: Office) -> type[RuleBasedStateMachine]:
                 _, refused = self.db(credits.release_hold, hold_id)
                 assert refused == outcome(lambda: self.model.release(self.model.holds[hold_id]))[1]
 
-        @rule(minutes=st.integers(1, 240))
-        def wait(self, minutes: int) -> None:
-            office.now += timedelta(minutes=minutes)
+        @rule(span=minutes, swept=st.sampled_from(["nothing", "nothing", "holds", "grants"]))
+        def wait(self, span: timedelta, swept: str) -> None:
+            office.now += span
             self.model.pass_time(office.now)
-
-        @rule()
-        def sweep_holds(self) -> None:
-            with office.database.transaction() as tx:
-                release_due_holds(tx, as_of=office.now, limit=100)
-
-        @rule()
-        def sweep_grants(self) -> None:
-            office.tick(office.now)
+            if swept == "grants":
+                office.tick(office.now)
+            if swept == "holds":
+                with office.database.transaction() as tx:
+                    release_due_holds(tx, as_of=office.now, limit=100)
 
         @invariant()
         def both_have_the_same(self) -> None:
@@ -266,5 +280,5 @@ def machine(office: Office) -> type[RuleBasedStateMachine]:
 def test_the_database_spends_as_the_model_does(office: Office) -> None:
     office.change("UPDATE plans SET credits_per_month = 0 WHERE slug IN ('free', 'free-trial')")
     run_state_machine_as_test(
-        machine(office), settings=settings(max_examples=25, stateful_step_count=30, derandomize=True, deadline=None)
+        machine(office), settings=settings(max_examples=20, stateful_step_count=25, derandomize=True, deadline=None)
     )

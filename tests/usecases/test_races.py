@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from threading import Barrier
+from time import sleep
 from typing import Any
 from uuid import UUID
 
-from shared.db import credits, operations
+from shared.db import credits, operations, test_clocks
 from shared.db.engine import Tx, with_retries
 from shared.db.plans import load_rules
 from shared.domain.credits import Source
@@ -98,6 +99,28 @@ def test_one_idempotency_key_accepts_one_operation(office: Office) -> None:
     assert sorted(replayed for _, replayed in outcomes) == [False, True, True, True, True]
     (other,) = at_once(in_transaction(office, lambda tx: accept(tx, b"another body")))
     assert isinstance(other, IdempotencyKeyReused)
+
+
+def test_who_signs_up_while_the_clock_moves_lives_from_where_it_stops(office: Office) -> None:
+    clock_id = office.make_clock(on("2026-01-10"))
+    request = SignUp(account_name="Ada", email="ada@example.com", password_hash="hash", test_clock_id=clock_id)
+    operation_id = office.accept(OperationKind.SIGN_UP, request)
+    with ThreadPoolExecutor(1) as threads:
+        with office.database.transaction() as tx:
+            test_clocks.set_forward(tx, clock_id, on("2026-03-10"))
+            signup = threads.submit(office.execute, operation_id)
+            wait_for_a_lock(office)
+        assert signup.result().status == "succeeded"
+    assert office.row("SELECT acted_at FROM accounts WHERE kind = 'customer'").acted_at == on("2026-03-10")
+
+
+def wait_for_a_lock(office: Office) -> None:
+    """Until some transaction waits for another one."""
+    for _ in range(500):
+        if office.rows("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"):
+            return
+        sleep(0.01)
+    raise AssertionError("nobody waits")
 
 
 # --- money ------------------------------------------------------------------------------------------------

@@ -148,6 +148,19 @@ def test_delivered_to_three_workers_at_once_it_happens_once(worker: Worker, offi
     assert len(office.rows("SELECT FROM payments WHERE status <> 'succeeded'")) == 0
 
 
+def test_while_a_worker_executes_it_another_one_leaves_it_alone(worker: Worker, office: Office) -> None:
+    who = office.sign_up()
+    operation_id = adjust(office, who)
+    with office.database.transaction() as tx:
+        assert operations.lock_pending(tx, operation_id)
+        with office.database.transaction() as other:
+            assert not operations.lock_pending(other, operation_id)
+        assert worker.perform(operation_id).attempts == 0
+    assert worker.perform(operation_id).attempts == 1
+    with office.database.transaction() as tx:
+        assert not operations.lock_pending(tx, operation_id)
+
+
 def test_of_an_unknown_operation_nothing_comes(worker: Worker, celery_app: Celery) -> None:
     before = worker.office.dump()
     celery_app.tasks["billing.sign_up"].run(str(UUID(int=4)))

@@ -52,15 +52,15 @@ def relay(worker: Worker, **settings: Any) -> Any:
 
 def test_what_is_due_is_sent_oldest_first_and_put_off(worker: Worker, office: Office, sent: Any) -> None:
     now = utc_now()
-    second, first = accept(office, minutes_ago=1), accept(office, minutes_ago=2)
-    assert relay(worker).send_due(now=now) == 2
-    assert sent() == [("billing.sign_up", str(first)), ("billing.sign_up", str(second))]
-    for operation_id in (first, second):
+    third, first, second = (accept(office, minutes_ago=minutes) for minutes in (1, 3, 2))
+    assert relay(worker).send_due(now=now) == 3
+    assert sent() == [("billing.sign_up", str(operation_id)) for operation_id in (first, second, third)]
+    for operation_id in (first, second, third):
         row = office.operation(operation_id)
         assert (row.status, row.sends) == ("pending", 1)
         assert now + BASE <= row.next_send_at <= now + 1.5 * BASE
     assert relay(worker).send_due(now=now) == 0
-    assert len(sent()) == 2
+    assert len(sent()) == 3
 
 
 def test_what_is_sent_and_not_done_is_sent_again_after_a_growing_pause(
