@@ -13,7 +13,7 @@ from sqlalchemy import Row
 
 from shared import errors
 from shared.db.engine import Tx
-from shared.domain.credits import Source
+from shared.domain.credits import MAX_CREDITS, Source
 from shared.ids import new_id
 
 _REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
@@ -55,8 +55,9 @@ def consume(
 ) -> Consumption:
     """Take credits in burn-down order, once per key.
 
-    Raises InsufficientCredits, AccountSuspended, AccountCancelled, IdempotencyKeyReused, NotFound.
+    Raises InsufficientCredits, AccountSuspended, AccountCancelled, IdempotencyKeyReused, NotFound, InvalidInput.
     """
+    _require_positive(amount)
     row = tx.one(
         """
         SELECT * FROM consume_credits(%(account_id)s, %(amount)s, %(key)s, %(source)s, %(source_id)s, %(reason)s,
@@ -81,6 +82,7 @@ def place_hold(
 
     Raises as `consume` does.
     """
+    _require_positive(amount)
     row = tx.one(
         "SELECT * FROM place_hold(%(account_id)s, %(id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s)",
         account_id=account_id,
@@ -99,6 +101,7 @@ def capture_hold(tx: Tx, account_id: UUID, hold_id: UUID, amount: int, *, now: d
 
     Raises HoldNotOpen, InvalidInput, AccountSuspended, AccountCancelled, NotFound.
     """
+    _require_positive(amount)
     row = tx.one(
         "SELECT * FROM capture_hold(%(account_id)s, %(hold_id)s, %(amount)s, %(now)s)",
         account_id=account_id,
@@ -174,6 +177,11 @@ def balance(tx: Tx, account_id: UUID, *, now: datetime) -> Balance:
         expired_credits=row.expired,
         available_credits=row.available,
     )
+
+
+def _require_positive(amount: int) -> None:
+    if not 0 < amount <= MAX_CREDITS:
+        raise errors.InvalidInput(f"an amount of credits is from 1 to {MAX_CREDITS}, not {amount}")
 
 
 def _require(row: Row[Any], outcome: str, *, requested: int | None) -> None:
