@@ -42,7 +42,7 @@ QUIET: Final = {"health.live", "health.ready", "metrics.metrics"}  # asked by ma
 log = structlog.get_logger(__name__)
 routes = Blueprint("metrics", __name__)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types its classes, not this
 _registry = CollectorRegistry()
 _labels = ("method", "route", "status")
 _requests = Counter("billing_http_requests", "Requests answered.", _labels, registry=_registry)
@@ -148,7 +148,7 @@ def metrics() -> Response:
     registry = _registry
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # nor this
     state = CollectorRegistry()
     state.register(DatabaseCollector(services().database, now=utc_now()))
     return Response(generate_latest(registry) + generate_latest(state), content_type=CONTENT_TYPE_LATEST)

@@ -56,6 +56,10 @@ class Relay:
         log.info("relay_sent", operations=len(claimed))
         return len(claimed)
 
+    def close(self) -> None:
+        """Give the connections to the broker back."""
+        self._app.close()
+
     def run(self, stop: threading.Event) -> None:
         """Rounds of one second until `stop` is set; a round that fails is logged and followed by the next."""
         log.info("relay_started")

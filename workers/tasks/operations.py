@@ -1,5 +1,6 @@
 """The relay's second trigger: a beat tick that sends what is not done."""
 
+from contextlib import closing
 from typing import Any
 
 from shared.messages import Job
@@ -12,5 +13,6 @@ from workers.task import timed_job
 @app.task(name=Job.RELAY_OPERATIONS.task_name, ignore_result=True)
 def relay_operations(**_: Any) -> None:
     """One round of the relay."""
-    with timed_job(Job.RELAY_OPERATIONS) as run:
-        run.items = Relay(runtime().settings, runtime().database).send_due(now=run.started_at)
+    relay = Relay(runtime().settings, runtime().database)
+    with timed_job(Job.RELAY_OPERATIONS) as run, closing(relay):
+        run.items = relay.send_due(now=run.started_at)
