@@ -5,19 +5,16 @@ belongs to it; the counter of invoice numbers comes last. Batches lock accounts 
 the locked ones, so no two workers wait for each other in a circle.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
-from sqlalchemy import Row
 
 from shared.db import invoices
-from shared.db.bulk import delete_many, insert_many, update_many
+from shared.db.bulk import changed_fields, columns, delete_many, insert_many, update_many
 from shared.db.engine import Tx
 from shared.domain.account import Account, AccountState
 from shared.domain.credits import CreditGrant
@@ -28,7 +25,7 @@ from shared.domain.plan import Rules
 from shared.domain.subscription import Period, Subscription
 from shared.errors import NotFound
 
-S = TypeVar("S", bound=Struct)
+B = TypeVar("B", Subscription, Period, Invoice, CreditGrant)
 
 SUBSCRIPTION_TYPES: Final = {
     "id": "uuid",
@@ -87,7 +84,6 @@ GRANT_TYPES: Final = {
     "phase": "integer",
     "credit_month_index": "integer",
 }
-GRANT_UPDATE_TYPES: Final = {"id": "uuid", "remaining": "bigint", "expires_at": "timestamptz"}
 TRANSACTION_TYPES: Final = {
     "account_id": "uuid",
     "seq": "bigint",
@@ -125,7 +121,7 @@ class OpenedAccount(Struct, frozen=True):
     now: datetime
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """A state as it was loaded, and as it was decided."""
 
     loaded: AccountState
@@ -212,53 +208,54 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
 def read(tx: Tx, account_ids: Sequence[UUID]) -> list[AccountState]:
     """The states of accounts as they are stored, in id order; nothing is locked, released or written."""
     ids = list(account_ids)
-    accounts = tx.rows("SELECT * FROM accounts WHERE id = ANY (%(ids)s) ORDER BY id", ids=ids)
-    subscriptions = _by_account(
-        Subscription,
-        tx.rows("SELECT * FROM subscriptions WHERE account_id = ANY (%(ids)s) AND status <> 'ended'", ids=ids),
+    accounts = tx.structs(
+        Account,
+        f"SELECT {columns(Account)} FROM accounts WHERE id = ANY (%(ids)b) ORDER BY id",  # noqa: S608
+        ids=ids,
     )
-    periods = _by_account(
-        Period,
-        tx.rows(
-            """
-            SELECT p.* FROM subscriptions s
-            JOIN subscription_periods p
-              ON p.subscription_id = s.id AND p.starts_at = s.current_period_starts_at
-            WHERE s.account_id = ANY (%(ids)s) AND s.status <> 'ended'
-            """,
+    subscriptions = _by_account(
+        tx.structs(
+            Subscription,
+            f"""
+            SELECT {columns(Subscription)} FROM subscriptions
+            WHERE account_id = ANY (%(ids)b) AND status <> 'ended'
+            """,  # noqa: S608
             ids=ids,
-        ),
+        )
     )
     relevant_invoices = _by_account(
-        Invoice,
-        tx.rows(
-            """
-            SELECT i.*, t.submitted_at AS transfer_pending_since FROM invoices i
+        tx.structs(
+            Invoice,
+            f"""
+            SELECT {columns(Invoice, "i", transfer_pending_since="t.submitted_at")} FROM invoices i
             LEFT JOIN bank_transfers t ON t.invoice_id = i.id AND t.status = 'pending' AND i.status = 'open'
             LEFT JOIN subscriptions s ON s.id = i.subscription_id
-            WHERE i.account_id = ANY (%(ids)s)
+            WHERE i.account_id = ANY (%(ids)b)
               AND (i.status = 'open' OR (
                   i.status = 'paid' AND s.status <> 'ended' AND i.period_starts_at >= s.current_period_ends_at
               ))
             ORDER BY i.id
-            """,
+            """,  # noqa: S608
             ids=ids,
-        ),
+        )
     )
     grants = _by_account(
-        CreditGrant,
-        tx.rows(
-            "SELECT * FROM credit_grants WHERE account_id = ANY (%(ids)s) AND remaining > 0 ORDER BY id",
+        tx.structs(
+            CreditGrant,
+            f"""
+            SELECT {columns(CreditGrant)} FROM credit_grants
+            WHERE account_id = ANY (%(ids)b) AND remaining > 0 ORDER BY id
+            """,  # noqa: S608
             ids=ids,
-        ),
+        )
     )
     return [
         AccountState(
-            account=_as(Account, account),
-            subscriptions=tuple(subscriptions[account.id]),
-            periods=tuple(periods[account.id]),
-            invoices=tuple(relevant_invoices[account.id]),
-            grants=tuple(grants[account.id]),
+            account=account,
+            subscriptions=tuple(subscriptions.get(account.id, ())),
+            periods=tuple(one.current_period for one in subscriptions.get(account.id, ())),
+            invoices=tuple(relevant_invoices.get(account.id, ())),
+            grants=tuple(grants.get(account.id, ())),
         )
         for account in accounts
     ]
@@ -266,24 +263,34 @@ def read(tx: Tx, account_ids: Sequence[UUID]) -> list[AccountState]:
 
 def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     """Write the differences as one statement per table and verb, and what follows from each state."""
-    new_subscriptions, changed_subscriptions = _difference(changes, "subscriptions", ("id",))
-    update_many(tx, "subscriptions", SUBSCRIPTION_TYPES, changed_subscriptions, key=("id",))
+    new_subscriptions, subscriptions_before, subscriptions = _difference(changes, "subscriptions", ("id",))
+    written = changed_fields(subscriptions_before, subscriptions)
+    types = _only(SUBSCRIPTION_TYPES, {"id", "renews_at", *written})
+    update_many(tx, "subscriptions", types, subscriptions, key=("id",))
     insert_many(tx, "subscriptions", SUBSCRIPTION_TYPES, new_subscriptions)
 
-    new_periods, changed_periods = _difference(changes, "periods", PERIOD_KEY)
-    delete_many(tx, "subscription_periods", {key: PERIOD_TYPES[key] for key in PERIOD_KEY}, _withdrawn(changes))
-    update_many(tx, "subscription_periods", PERIOD_TYPES, changed_periods, key=PERIOD_KEY)
+    new_periods, _, periods = _difference(changes, "periods", PERIOD_KEY)
+    delete_many(tx, "subscription_periods", _only(PERIOD_TYPES, PERIOD_KEY), _withdrawn(changes))
+    update_many(tx, "subscription_periods", PERIOD_TYPES, periods, key=PERIOD_KEY)
     insert_many(tx, "subscription_periods", PERIOD_TYPES, new_periods)
 
-    new_grants, changed_grants = _difference(changes, "grants", ("id",))
-    update_many(tx, "credit_grants", GRANT_UPDATE_TYPES, changed_grants, key=("id",))
+    new_grants, grants_before, grants = _difference(changes, "grants", ("id",))
+    written = changed_fields(grants_before, grants)
+    update_many(tx, "credit_grants", _only(GRANT_TYPES, {"id", *written}), grants, key=("id",))
     insert_many(tx, "credit_grants", GRANT_TYPES, new_grants)
     transactions = [row for change in changes for row in change.decided.transactions]
     insert_many(tx, "credit_transactions", TRANSACTION_TYPES, transactions)
 
-    update_many(tx, "accounts", ACCOUNT_TYPES, [_account_row(c.decided, rules) for c in changes], key=("id",))
+    decided = [change.decided for change in changes]
+    due = [next_transition(state) or (None, None) for state in decided]
+    derived: dict[str, list[Any]] = {
+        "access_ends_at": [access_ends_at(state, rules) for state in decided],
+        "next_transition": [transition for _, transition in due],
+        "next_transition_at": [at for at, _ in due],
+    }
+    update_many(tx, "accounts", ACCOUNT_TYPES, [state.account for state in decided], key=("id",), derived=derived)
 
-    new_invoices, changed_invoices = _difference(changes, "invoices", ("id",))
+    new_invoices, _, changed_invoices = _difference(changes, "invoices", ("id",))
     invoices.update(tx, changed_invoices)
     invoices.number_and_insert(tx, new_invoices)
 
@@ -308,40 +315,28 @@ def unpark(tx: Tx, account_id: UUID) -> bool:
     )
 
 
-class _AccountRow(Account, frozen=True, kw_only=True):
-    """An account as a row: with what follows from its state."""
-
-    access_ends_at: datetime | None
-    next_transition: Transition | None
-    next_transition_at: datetime | None
-
-
-def _account_row(state: AccountState, rules: Rules) -> _AccountRow:
-    due_at, transition = next_transition(state) or (None, None)
-    return _AccountRow(
-        **asdict(state.account),
-        access_ends_at=access_ends_at(state, rules),
-        next_transition=transition,
-        next_transition_at=due_at,
-    )
-
-
-def _difference(changes: Sequence[Change], attribute: str, key: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """Rows that are new, and rows that were loaded and are different now."""
-    new, changed = [], []
+def _difference(
+    changes: Sequence[Change], attribute: str, key: Sequence[str]
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Rows that are new; and, of those that are different now, what was loaded and what was decided."""
+    new: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
+    name = attrgetter(*key)
     for change in changes:
         loaded: tuple[Any, ...] = getattr(change.loaded, attribute)
         decided: tuple[Any, ...] = getattr(change.decided, attribute)
         if decided is loaded:
             continue
-        before = {tuple(getattr(row, name) for name in key): row for row in loaded}
+        known = {name(row): row for row in loaded}
         for row in decided:
-            old = before.get(tuple(getattr(row, name) for name in key))
+            old = known.get(name(row))
             if old is None:
                 new.append(row)
             elif old is not row:
-                changed.append(row)
-    return new, changed
+                before.append(old)
+                after.append(row)
+    return new, before, after
 
 
 def _withdrawn(changes: Sequence[Change]) -> list[Period]:
@@ -354,12 +349,12 @@ def _withdrawn(changes: Sequence[Change]) -> list[Period]:
     return gone
 
 
-def _by_account(kind: type[S], rows: Sequence[Row[Any]]) -> defaultdict[UUID, list[S]]:
-    grouped: defaultdict[UUID, list[S]] = defaultdict(list)
+def _only(types: Mapping[str, str], columns: Collection[str]) -> dict[str, str]:
+    return {column: type_ for column, type_ in types.items() if column in columns}
+
+
+def _by_account(rows: Iterable[B]) -> dict[UUID, list[B]]:
+    grouped: dict[UUID, list[B]] = {}
     for row in rows:
-        grouped[row.account_id].append(_as(kind, row))
+        grouped.setdefault(row.account_id, []).append(row)
     return grouped
-
-
-def _as(kind: type[S], row: Row[Any]) -> S:
-    return msgspec.convert(row, kind, from_attributes=True)

@@ -207,11 +207,15 @@ def _periods_off_their_anchor(tx: Tx, _rules: Rules) -> Iterator[Broken]:
         for row in rows:
             stored = (row.current_period_starts_at, row.current_period_ends_at)
             try:
-                expected: object = _expected_period(msgspec.convert(row, Subscription, from_attributes=True))
+                expected: object = _expected_period(_subscription(row))
             except UNREADABLE as error:
                 expected = repr(error)
             if stored != expected:
                 yield {"subscription_id": row.id, "stored": stored, "expected": expected}
+
+
+def _subscription(row: Row[Any]) -> Subscription:
+    return msgspec.convert([getattr(row, field) for field in Subscription.__struct_fields__], Subscription)
 
 
 def _expected_period(sub: Subscription) -> tuple[datetime, datetime]:

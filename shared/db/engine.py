@@ -4,10 +4,13 @@ SQL in this package is written as SQL, in psycopg's style (`%(name)s`); docs/adr
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+import msgspec
+import psycopg
+from msgspec import Struct
 from psycopg import Error as PsycopgError
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Row, create_engine
@@ -18,6 +21,7 @@ from shared import errors
 
 __all__ = ["Database", "Jsonb", "Tx", "is_transient", "with_retries"]
 
+S = TypeVar("S", bound=Struct)
 T = TypeVar("T")
 
 # A constraint that a correct program can run into, and the refusal that it means. Any other one
@@ -65,6 +69,25 @@ class Tx:
     def execute(self, sql: str, **params: Any) -> int:
         """How many rows were touched."""
         return self.connection.exec_driver_sql(sql, params).rowcount
+
+    def structs(self, kind: type[S], sql: str, **params: Any) -> list[S]:
+        """All rows as structs, for large sets. The columns are those of `kind`, in its order; `kind` is array-like."""
+        with _sqlalchemy_errors(sql), self._driver.cursor(binary=True) as cursor:
+            rows = cursor.execute(sql.encode(), params).fetchall()
+        return msgspec.convert(rows, list[kind])  # type: ignore[valid-type]
+
+    def copy(self, sql: str, types: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Run a `COPY … FROM STDIN (FORMAT BINARY)`. types: of the columns, exactly, for the format has no others."""
+        with _sqlalchemy_errors(sql), self._driver.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+            copy.set_types(list(types.values()))
+            for row in rows:
+                copy.write_row(row)
+
+    @property
+    def _driver(self) -> psycopg.Connection[Any]:
+        connection = self.connection.connection.driver_connection
+        assert isinstance(connection, psycopg.Connection)  # noqa: S101 - narrows what SQLAlchemy leaves open
+        return connection
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -114,6 +137,15 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
+
+
+@contextmanager
+def _sqlalchemy_errors(sql: str) -> Iterator[None]:
+    """What psycopg raises, as SQLAlchemy would raise it: callers know one family of errors."""
+    try:
+        yield
+    except PsycopgError as error:
+        raise DBAPIError.instance(sql, None, error, PsycopgError, hide_parameters=True) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shared.domain.credits import CreditGrant, CreditTransaction
 from shared.domain.invoice import Invoice
-from shared.domain.subscription import Period, Subscription
+from shared.domain.subscription import Period, Subscription, SubscriptionStatus
 from shared.errors import AccountCancelled, AccountSuspended, IllegalTransition
 
 SYSTEM_ACCOUNT_ID: Final = UUID("00000000-0000-7000-8000-000000000000")
@@ -88,7 +88,7 @@ def require_access(action: Action, *, status: AccountStatus, access_ends_at: dat
         raise AccountSuspended("the account is suspended; it may be read, and paying lifts the suspension")
 
 
-class Account(Struct, frozen=True, kw_only=True):
+class Account(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The part of an account that billing decides on."""
 
     id: UUID
@@ -102,7 +102,7 @@ class Account(Struct, frozen=True, kw_only=True):
     external_payment_id: str | None = None
 
 
-class AccountState(Struct, frozen=True, kw_only=True):
+class AccountState(Struct, frozen=True, kw_only=True, gc=False):
     """An account with everything that its next transition depends on.
 
     Loaded: the live subscription and its current period, invoices that are open or paid ahead,
@@ -120,5 +120,6 @@ class AccountState(Struct, frozen=True, kw_only=True):
     @property
     def live(self) -> Subscription | None:
         """The live subscription."""
-        last = self.subscriptions[-1] if self.subscriptions else None
-        return last if last is not None and last.is_live else None
+        if not self.subscriptions or self.subscriptions[-1].status is SubscriptionStatus.ENDED:
+            return None
+        return self.subscriptions[-1]

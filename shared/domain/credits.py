@@ -50,7 +50,7 @@ class Source(StrEnum):
     GRANT = "grant"
 
 
-class CreditGrant(Struct, frozen=True, kw_only=True):
+class CreditGrant(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One row of `credit_grants`: credits that share an origin, a priority and an expiry.
 
     `held` of the `remaining` credits are reserved by open holds. A seed is named by its
@@ -71,7 +71,7 @@ class CreditGrant(Struct, frozen=True, kw_only=True):
     credit_month_index: int | None = None
 
 
-class CreditTransaction(Struct, frozen=True, kw_only=True):
+class CreditTransaction(Struct, frozen=True, kw_only=True, gc=False):
     """One row of `credit_transactions`, the append-only ledger.
 
     `seq` counts an account's rows from 1 without a gap. `effective_at` is when it was due;

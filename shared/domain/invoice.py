@@ -61,7 +61,7 @@ def next_status(status: InvoiceStatus, event: InvoiceEvent) -> InvoiceStatus:
         raise IllegalTransition(f"an invoice that is {status} cannot {event}") from None
 
 
-class Invoice(Struct, frozen=True, kw_only=True):
+class Invoice(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One row of `invoices`. Number and reference are given when the row is written."""
 
     id: UUID

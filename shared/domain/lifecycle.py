@@ -37,7 +37,6 @@ from shared.domain.invoice import next_status as next_invoice_status
 from shared.domain.plan import Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.subscription import (
     EndReason,
-    Period,
     Subscription,
     SubscriptionEvent,
     SubscriptionStatus,
@@ -152,6 +151,8 @@ def _unpaid_renewal_lapses_at(
 ) -> datetime | None:
     due_at = sub.current_period_ends_at
     ahead = _deciding_invoice(state, sub)
+    if ahead is None and sub.next_plan_id is None and sub.price_minor == 0:
+        return None
     if ahead is not None and ahead.status is InvoiceStatus.PAID and ahead.period_ends_at is not None:
         due_at = ahead.period_ends_at
         terms = _renewal_terms(sub, rules, ahead)
@@ -316,7 +317,7 @@ def _grant_expiry(state: AccountState, rules: Rules, at: datetime) -> AccountSta
                 grant_id=grant.id,
                 kind=TransactionKind.EXPIRE,
                 amount=carried - grant.remaining,
-                idempotency_key=f"expire:{grant.id.hex}:{at:%Y%m%dT%H%M%S}",
+                idempotency_key=f"expire:{grant.id.hex}:{at.isoformat()}",
                 effective_at=at,
                 source=Source.GRANT,
                 source_id=grant.id,
@@ -581,7 +582,7 @@ def open_invoice(state: AccountState, invoice_id: UUID) -> Invoice:
 # --- parts ------------------------------------------------------------------------------------
 
 
-class _RenewalTerms(Struct, frozen=True):
+class _RenewalTerms(Struct, frozen=True, gc=False):
     """What the next period costs and how long it lasts."""
 
     plan: Plan
@@ -790,17 +791,7 @@ def _end(state: AccountState, reason: EndReason, at: datetime) -> AccountState:
 
 def _open_period(state: AccountState, sub: Subscription) -> AccountState:
     """Write `sub` with its new current period, which starts where the last one ended."""
-    period = Period(
-        subscription_id=sub.id,
-        account_id=sub.account_id,
-        plan_id=sub.plan_id,
-        phase=sub.phase,
-        period_index=sub.period_index,
-        starts_at=sub.current_period_starts_at,
-        ends_at=sub.current_period_ends_at,
-        previous_ends_at=None if sub.current_period_starts_at == sub.started_at else sub.current_period_starts_at,
-    )
-    return replace(_replace_live(state, sub), periods=(*state.periods, period))
+    return replace(_replace_live(state, sub), periods=(*state.periods, sub.current_period))
 
 
 def _move_period_end(state: AccountState, at: datetime) -> AccountState:
@@ -830,6 +821,8 @@ def _set_invoice(state: AccountState, invoice: Invoice) -> AccountState:
 
 
 def _void_invoices(state: AccountState, ids: set[UUID], at: datetime) -> AccountState:
+    if not ids:
+        return state
     return replace(
         state,
         invoices=tuple(

@@ -61,7 +61,7 @@ def next_status(status: SubscriptionStatus, event: SubscriptionEvent) -> Subscri
         raise IllegalTransition(f"a subscription that is {status} cannot {event}") from None
 
 
-class Subscription(Struct, frozen=True, kw_only=True):
+class Subscription(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One row of `subscriptions`.
 
     A phase is the stretch under one plan and one anchor; it is counted from 0. Within a phase the
@@ -105,6 +105,21 @@ class Subscription(Struct, frozen=True, kw_only=True):
         return self.status is not SubscriptionStatus.ENDED
 
     @property
+    def current_period(self) -> "Period":
+        """The period that it is in, or ended in."""
+        first = self.current_period_starts_at == self.started_at
+        return Period(
+            subscription_id=self.id,
+            account_id=self.account_id,
+            plan_id=self.plan_id,
+            phase=self.phase,
+            period_index=self.period_index,
+            starts_at=self.current_period_starts_at,
+            ends_at=self.current_period_ends_at,
+            previous_ends_at=None if first else self.current_period_starts_at,
+        )
+
+    @property
     def awaits_transfer_after_trial(self) -> bool:
         """Past due because a bank transfer submitted in the trial is undecided."""
         return self.status is SubscriptionStatus.PAST_DUE and self.activated_at is None
@@ -122,7 +137,7 @@ class Subscription(Struct, frozen=True, kw_only=True):
         return boundary(self.anchor_at, Interval.MONTH, 1, index, self.time_zone)
 
 
-class Period(Struct, frozen=True, kw_only=True):
+class Period(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One row of `subscription_periods`: access granted for [starts_at, ends_at)."""
 
     subscription_id: UUID
