@@ -4,6 +4,7 @@ A body refuses unknown fields, numbers in quotes, floats, booleans for numbers, 
 text. Amounts are bounded here, so that nothing absurd gets any further.
 """
 
+import re
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -16,6 +17,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -29,15 +31,18 @@ from shared.domain.bank_transfer import BankTransferStatus
 from shared.domain.calendar import Interval
 from shared.domain.credits import MAX_CREDITS, GrantSource, Source, TransactionKind
 from shared.domain.invoice import InvoicePurpose, InvoiceStatus, PaymentMethod
+from shared.domain.lifecycle import Transition
 from shared.domain.operation import OperationKind, OperationStatus, PrincipalKind
 from shared.domain.payment import PaymentStatus
 from shared.domain.plan import Assigner, Rollover, TrialEnd
 from shared.domain.subscription import EndReason, SubscriptionStatus
+from shared.domain.timeline import EntryKind
 
 MAX_AMOUNT_MINOR: Final = 100_000_000_000
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 LINE: Final = r"^[^\x00-\x1f\x7f]+$"
+INSTANT: Final = r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)"
 LINES: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+$"
 HOST_NAME: Final = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)+$"
 
@@ -66,6 +71,13 @@ def _sensible_instant(at: datetime) -> datetime:
     return at.astimezone(UTC)
 
 
+def _written_out(text: object) -> object:
+    """A query is all text: a day or a number is no instant, and an offset's `+` is easily lost."""
+    if not isinstance(text, str) or re.fullmatch(INSTANT, text) is None:
+        raise ValueError("must be an instant with its offset, such as 2027-01-31T09:00:00Z; a + is sent as %2B")
+    return text
+
+
 def _sensible_date(on: date) -> date:
     if not EARLIEST.date() <= on < LATEST.date():
         raise ValueError("must lie between the years 2000 and 2200")
@@ -89,6 +101,7 @@ GivenPassword = Annotated[
 ]
 TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_time_zone)]
 Instant = Annotated[AwareDatetime, AfterValidator(_sensible_instant)]
+InstantInQuery = Annotated[Instant, BeforeValidator(_written_out)]
 Day = Annotated[date, AfterValidator(_sensible_date)]
 Slug = Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 HostName = Annotated[str, StringConstraints(to_lower=True, max_length=253, pattern=HOST_NAME)]
@@ -196,6 +209,15 @@ class OperationQuery(PageQuery):
 
     status: OperationStatus | None = None
     kind: OperationKind | None = None
+
+
+class TimelineQuery(PageQuery):
+    """How far to look ahead. `cursor` is the `next_cursor` of the page before, which had the same `until`."""
+
+    until: InstantInQuery | None = Field(
+        None, description="a year from the account's now, unless stated, and five years at most"
+    )
+    limit: int = Field(100, ge=1, le=500)
 
 
 class AccountPath(BaseModel):
@@ -551,6 +573,42 @@ class SubscriptionDocument(Document):
     ended_at: datetime | None
     end_reason: EndReason | None
     periods: list[PeriodDocument]
+
+
+class TimelineEntryDocument(Document):
+    """One thing that will happen. `transition` says what brings it about; what its `kind` does not need is null.
+
+    `period_*` and `invoice_*` have the dates of the period, those of a cut one as they will be; `invoice_*` the money
+    asked for, and the id of an invoice that exists by now; `account_status_changed` and `subscription_ended` the
+    reason; `credits_*` credits, signed as in the ledger.
+    """
+
+    at: datetime
+    transition: Transition
+    kind: EntryKind
+    plan: str | None
+    period_starts_at: datetime | None
+    period_ends_at: datetime | None
+    invoice_id: UUID | None
+    amount_minor: int | None
+    currency: str | None
+    due_at: datetime | None
+    status: AccountStatus | None
+    reason: str | None
+    grace_ends_at: datetime | None
+    amount: int | None
+    balance_after: int | None
+    expires_at: datetime | None
+
+
+class TimelineDocument(Page[TimelineEntryDocument]):
+    """In the order in which it will happen; `next_cursor` leads to what comes later, null when `until` is reached.
+
+    An entry that lies before `now_at` is due, and will be written with the instant that is shown here.
+    """
+
+    now_at: datetime
+    until: datetime
 
 
 class AdminAccountDocument(AccountDocument):

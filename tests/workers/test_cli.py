@@ -540,6 +540,38 @@ def test_an_account_is_shown_by_id_and_by_address(run: Run, database: Database, 
         assert word in readable
 
 
+def test_what_lies_ahead_of_an_account_is_shown_on_request(run: Run, customer: Customer) -> None:
+    until = (utc_now() + timedelta(days=30)).isoformat()
+    document = json.loads(run("accounts", "show", customer.account_id, "--until", until, "--json").stdout)
+    trial_ends_at = document["subscription"]["trial_ends_at"]
+    assert document["ahead"] == [
+        {"at": trial_ends_at, "transition": transition, "kind": kind, "facts": facts}
+        for transition, kind, facts in (
+            ("trial_end", "subscription_ended", {"reason": "trial_expired"}),
+            ("trial_end", "account_status_changed", {"status": "suspended", "reason": "trial_expired"}),
+            ("grant_expiry", "credits_expired", {"amount": -2_000, "balance_after": 0}),
+        )
+    ]
+    assert "ahead" not in json.loads(run("accounts", "show", customer.account_id, "--json").stdout)
+    assert "subscription_ended" in run("accounts", "show", customer.account_id, "--until", until).stdout
+
+
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [
+        pytest.param("soon", "such as 2027-01-31T09:00:00Z", id="no instant"),
+        pytest.param("2027-01-31T09:00:00", "such as 2027-01-31T09:00:00Z", id="no offset"),
+        pytest.param("2020-01-31T09:00:00Z", "must lie between", id="what has passed"),
+        pytest.param("2199-01-31T09:00:00Z", "must lie between", id="for ever"),
+    ],
+)
+def test_how_far_one_can_look_is_told_in_one_line(run: Run, customer: Customer, until: str, told: str) -> None:
+    result = run("accounts", "show", customer.account_id, "--until", until)
+    assert result.exit_code == 2
+    assert is_one_line(result)
+    assert told in result.stderr
+
+
 def test_unpark_hands_an_account_back(run: Run, database: Database, customer: Customer) -> None:
     not_parked = run("accounts", "unpark", customer.account_id)
     assert not_parked.exit_code == 2

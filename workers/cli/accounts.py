@@ -1,20 +1,25 @@
 """Accounts: show, unpark, refresh."""
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+import msgspec
 import typer
 from msgspec.structs import asdict
 
 from shared.clock import utc_now
 from shared.db import account_state, accounts, audit, credits, invoices, subscriptions, users
+from shared.db import timeline as outlooks
 from shared.db.engine import Tx
 from shared.db.plans import load_rules
 from shared.domain.operation import PrincipalKind
+from shared.domain.timeline import TimelineEntry, horizon, timeline
 from shared.errors import Conflict, InvalidInput, NotFound
 from shared.usecases.refresh_accounts import refresh_accounts
 from workers.cli.output import AsJson, console, facts, print_json, table
-from workers.cli.session import session
+from workers.cli.session import Session, session
 
 commands = typer.Typer(help="Show an account, hand a parked one back, derive schedules anew.", no_args_is_help=True)
 
@@ -27,10 +32,22 @@ Who = Annotated[str, typer.Argument(metavar="ID|EMAIL", help="The account's id, 
 
 
 @commands.command("show")
-def show_account(who: Who, *, as_json: AsJson = False) -> None:
-    """Show an account with its subscription, periods, credits and newest invoices."""
-    with session() as here, here.database.transaction() as tx:
-        document = _document(tx, _account_id(tx, who))
+def show_account(
+    who: Who,
+    *,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="INSTANT", help="Show what will happen until then, too, if nobody does anything."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show an account with its subscription, periods, credits and newest invoices, and what lies ahead."""
+    with session() as here:
+        with here.database.transaction() as tx:
+            account_id = _account_id(tx, who)
+            document = _document(tx, account_id)
+        if until is not None:
+            document["ahead"] = [_row(entry) for entry in _ahead(here, account_id, _instant(until))]
     if as_json:
         print_json(document)
         return
@@ -115,6 +132,34 @@ def _account_id(tx: Tx, who: str) -> UUID:
         raise InvalidInput(f"{who} is neither an id nor an email address") from None
     accounts.get(tx, account_id)
     return account_id
+
+
+def _instant(text: str) -> datetime:
+    """Raises InvalidInput."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise InvalidInput(f"{text} is no instant with its offset, such as 2027-01-31T09:00:00Z")
+    return at
+
+
+def _ahead(here: Session, account_id: UUID, until: datetime) -> Iterator[TimelineEntry]:
+    with here.database.transaction() as tx:
+        outlook = outlooks.read(tx, account_id, here.settings, now=utc_now())
+    return timeline(outlook.state, outlook.rules, until=horizon(outlook.now, until))
+
+
+def _row(entry: TimelineEntry) -> dict[str, Any]:
+    """When, why and what; and as facts, whatever its kind has to say."""
+    told: dict[str, Any] = msgspec.to_builtins(entry)
+    return {
+        "at": entry.at,
+        "transition": told.pop("transition"),
+        "kind": told.pop("kind"),
+        "facts": {name: value for name, value in told.items() if name != "at"},
+    }
 
 
 def _document(tx: Tx, account_id: UUID) -> dict[str, Any]:
