@@ -9,7 +9,7 @@ UV := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --univ
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test up lint format install lock clean
+.PHONY: help demo test bench up lint format install lock clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: $(STAMP) ## Live a billing year in a minute, with real processes and over 
 
 test: $(STAMP) ## Run all tests; ARGS="-k renewal" picks some
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+
+bench: $(STAMP) ## Measure renewals against the limit and the habit; takes an hour, ARGS="--save" keeps it
+	@$(BIN)/python -m bench --accounts 10000 --accounts 100000 --accounts 1000000 $(ARGS)
 
 up: $(STAMP) ## Start everything and leave it running until Ctrl-C
 	@$(BIN)/python -m workers up $(ARGS)

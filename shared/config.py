@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     seller_bic: str = Field("COBADEFFXXX", description="BIC of that account")
 
     beat_interval_seconds: int = Field(60, ge=1, le=3_600, description="time between two ticks of a beat job")
-    batch_size: int = Field(2_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction")
+    batch_size: int = Field(1_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction")
     operation_max_attempts: int = Field(5, ge=1, le=50, description="unexpected errors before an operation is dead")
     relay_first_after_seconds: int = Field(5, ge=1, description="age at which the relay first looks at an operation")
     relay_backoff_seconds: int = Field(30, ge=30, description="least time between two sends of one operation")

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 import structlog
 from celery import Task
+from kombu.exceptions import OperationalError
 from msgspec import Struct
 
 from shared.broker import TASK_TIME_LIMIT_SECONDS
@@ -95,18 +96,37 @@ def two_step_operation_task(
 
 
 def job_task(job: Job, one_pass: Pass) -> BillingTask:
-    """Register the task of a beat job: passes of one transaction each, until nothing is due."""
+    """Register the task of a beat job: passes of one transaction each, until nothing is due.
+
+    A run with more to do than one batch calls for one other run. While a worker is idle that one joins in,
+    and calls for the next; else it waits and goes on when the time of this run is over.
+    """
 
     @app.task(name=job.task_name, ignore_result=True)
     def run(as_of: str | None = None, **_: Any) -> None:
-        if not run_job(job, one_pass, as_of=parse_as_of(as_of), seconds=JOB_SECONDS):
-            app.send_task(job.task_name, retry=False)
+        def call_for_help() -> None:
+            try:
+                app.send_task(job.task_name, kwargs={"as_of": as_of}, retry=False)
+            except OperationalError as error:  # the next tick of beat helps as well
+                log.warning("broker_unreachable", job=str(job), error=repr(error))
+
+        run_job(job, one_pass, as_of=parse_as_of(as_of), seconds=JOB_SECONDS, call_for_help=call_for_help)
 
     return run
 
 
-def run_job(job: Job, one_pass: Pass, *, as_of: datetime | None, seconds: float | None) -> bool:
-    """Run passes until nothing is due, or `seconds` are over; whether nothing was left."""
+def run_job(
+    job: Job,
+    one_pass: Pass,
+    *,
+    as_of: datetime | None,
+    seconds: float | None = None,
+    call_for_help: Callable[[], None] = lambda: None,
+) -> None:
+    """Run passes until nothing is due, or `seconds` are over.
+
+    call_for_help: called once, after the first full batch, or when the time is over and something may be left.
+    """
     settings = runtime().settings
 
     def once() -> int:
@@ -114,12 +134,15 @@ def run_job(job: Job, one_pass: Pass, *, as_of: datetime | None, seconds: float 
             return one_pass(tx, load_rules(tx, settings), as_of or utc_now(), settings.batch_size)
 
     with timed_job(job) as run:
-        started = monotonic()
+        started, called = monotonic(), False
         while done := with_retries(once):
             run.items += done
-            if seconds is not None and monotonic() - started > seconds:
-                return False
-    return True
+            over = seconds is not None and monotonic() - started > seconds
+            if not called and (over or done >= settings.batch_size):
+                called = True
+                call_for_help()
+            if over:
+                break
 
 
 @dataclass

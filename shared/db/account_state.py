@@ -70,6 +70,7 @@ PERIOD_TYPES: Final = {
     "previous_ends_at": "timestamptz",
 }
 PERIOD_KEY: Final = ("subscription_id", "starts_at")
+_PERIOD_KEY: Final = attrgetter(*PERIOD_KEY)
 GRANT_TYPES: Final = {
     "id": "uuid",
     "account_id": "uuid",
@@ -263,18 +264,18 @@ def read(tx: Tx, account_ids: Sequence[UUID]) -> list[AccountState]:
 
 def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     """Write the differences as one statement per table and verb, and what follows from each state."""
-    new_subscriptions, subscriptions_before, subscriptions = _difference(changes, "subscriptions", ("id",))
+    new_subscriptions, subscriptions_before, subscriptions = _difference(changes, "subscriptions")
     written = changed_fields(subscriptions_before, subscriptions)
     types = _only(SUBSCRIPTION_TYPES, {"id", "renews_at", *written})
     update_many(tx, "subscriptions", types, subscriptions, key=("id",))
     insert_many(tx, "subscriptions", SUBSCRIPTION_TYPES, new_subscriptions)
 
-    new_periods, _, periods = _difference(changes, "periods", PERIOD_KEY)
-    delete_many(tx, "subscription_periods", _only(PERIOD_TYPES, PERIOD_KEY), _withdrawn(changes))
-    update_many(tx, "subscription_periods", PERIOD_TYPES, periods, key=PERIOD_KEY)
+    new_periods, moved_periods, withdrawn_periods = _period_difference(changes)
+    delete_many(tx, "subscription_periods", _only(PERIOD_TYPES, PERIOD_KEY), withdrawn_periods)
+    update_many(tx, "subscription_periods", PERIOD_TYPES, moved_periods, key=PERIOD_KEY)
     insert_many(tx, "subscription_periods", PERIOD_TYPES, new_periods)
 
-    new_grants, grants_before, grants = _difference(changes, "grants", ("id",))
+    new_grants, grants_before, grants = _difference(changes, "grants")
     written = changed_fields(grants_before, grants)
     update_many(tx, "credit_grants", _only(GRANT_TYPES, {"id", *written}), grants, key=("id",))
     insert_many(tx, "credit_grants", GRANT_TYPES, new_grants)
@@ -290,7 +291,7 @@ def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     }
     update_many(tx, "accounts", ACCOUNT_TYPES, [state.account for state in decided], key=("id",), derived=derived)
 
-    new_invoices, _, changed_invoices = _difference(changes, "invoices", ("id",))
+    new_invoices, _, changed_invoices = _difference(changes, "invoices")
     invoices.update(tx, changed_invoices)
     invoices.number_and_insert(tx, new_invoices)
 
@@ -315,38 +316,44 @@ def unpark(tx: Tx, account_id: UUID) -> bool:
     )
 
 
-def _difference(
-    changes: Sequence[Change], attribute: str, key: Sequence[str]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """Rows that are new; and, of those that are different now, what was loaded and what was decided."""
+def _difference(changes: Sequence[Change], attribute: str) -> tuple[list[Any], list[Any], list[Any]]:
+    """Rows that are new; and, of those that are different now, what was loaded and what was decided.
+
+    A decision puts a row in the place of the one that it replaces, and new rows after all others.
+    """
+    rows = attrgetter(attribute)
     new: list[Any] = []
     before: list[Any] = []
     after: list[Any] = []
-    name = attrgetter(*key)
     for change in changes:
-        loaded: tuple[Any, ...] = getattr(change.loaded, attribute)
-        decided: tuple[Any, ...] = getattr(change.decided, attribute)
-        if decided is loaded:
-            continue
-        known = {name(row): row for row in loaded}
-        for row in decided:
-            old = known.get(name(row))
-            if old is None:
-                new.append(row)
-            elif old is not row:
-                before.append(old)
-                after.append(row)
+        loaded, decided = rows(change.loaded), rows(change.decided)
+        if decided is not loaded:
+            new += decided[len(loaded) :]
+            for old, row in zip(loaded, decided, strict=False):
+                if old is not row:
+                    before.append(old)
+                    after.append(row)
     return new, before, after
 
 
-def _withdrawn(changes: Sequence[Change]) -> list[Period]:
-    """Periods that were loaded and turned out to have no length."""
-    gone = []
+def _period_difference(changes: Sequence[Change]) -> tuple[list[Period], list[Period], list[Period]]:
+    """Periods that are new, that end at another instant now, and that turned out to have no length."""
+    new: list[Period] = []
+    moved: list[Period] = []
+    withdrawn: list[Period] = []
     for change in changes:
-        if change.loaded.periods is not change.decided.periods:
-            kept = {(period.subscription_id, period.starts_at) for period in change.decided.periods}
-            gone += [p for p in change.loaded.periods if (p.subscription_id, p.starts_at) not in kept]
-    return gone
+        loaded, decided = change.loaded.periods, change.decided.periods
+        if loaded and (not decided or decided[0] is not loaded[0]):
+            (current,) = loaded
+            if decided and _PERIOD_KEY(decided[0]) == _PERIOD_KEY(current):
+                moved.append(decided[0])
+                decided = decided[1:]
+            else:
+                withdrawn.append(current)
+            new += decided
+        else:
+            new += decided[len(loaded) :]
+    return new, moved, withdrawn
 
 
 def _only(types: Mapping[str, str], columns: Collection[str]) -> dict[str, str]:

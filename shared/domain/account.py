@@ -106,8 +106,8 @@ class AccountState(Struct, frozen=True, kw_only=True, gc=False):
     """An account with everything that its next transition depends on.
 
     Loaded: the live subscription and its current period, invoices that are open or paid ahead,
-    grants with credits left. Decisions replace values and append new ones; the difference between
-    the state loaded and the state decided is what is written.
+    grants with credits left. Decisions put a value in the place of the one that it replaces, and new ones
+    after all others; the difference between the state loaded and the state decided is what is written.
     """
 
     account: Account

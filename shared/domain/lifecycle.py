@@ -12,6 +12,7 @@ Source: docs/rules.md, "Life of an account".
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
+from itertools import count
 from typing import Any, Final
 from uuid import UUID
 
@@ -88,9 +89,9 @@ def next_transition(state: AccountState) -> tuple[datetime, Transition] | None:
     sub = state.live
     if sub is not None:
         due = _subscription_transition(state, sub)
-    expiring = min((g.expires_at for g in state.grants if g.remaining and g.expires_at), default=None)
-    if expiring is not None and (due is None or expiring < due[0]):
-        due = expiring, Transition.GRANT_EXPIRY
+    for grant in state.grants:
+        if grant.remaining and grant.expires_at is not None and (due is None or grant.expires_at < due[0]):
+            due = grant.expires_at, Transition.GRANT_EXPIRY
     if (
         sub is not None
         and sub.status is not SubscriptionStatus.PAST_DUE
@@ -198,15 +199,14 @@ def advance(state: AccountState, rules: Rules, *, as_of: datetime, steps: int | 
 
     steps: at most this many; the rest stays due and is taken up by the next call.
     """
-    taken = 0
-    while steps is None or taken < steps:
+    at = None
+    for _ in count() if steps is None else range(steps):
         due = next_transition(state)
         if due is None or due[0] > as_of:
             break
         at, transition = due
-        state = acted(_APPLY[transition](state, rules, at), at)
-        taken += 1
-    return state
+        state = _APPLY[transition](state, rules, at)
+    return state if at is None else acted(state, at)
 
 
 def acted(state: AccountState, at: datetime) -> AccountState:

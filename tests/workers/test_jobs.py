@@ -1,5 +1,7 @@
 """The beat jobs' tasks: what is due is done, and running one twice changes nothing the second time."""
 
+import json
+from base64 import b64decode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from shared.broker import queue_depth
 from shared.clock import utc_now
@@ -253,17 +256,53 @@ def test_jobs_have_a_lane_of_their_own(celery_app: Celery) -> None:
         assert celery_app.amqp.router.route({}, job.task_name)["queue"].name == Queue.PERIODIC
 
 
-def test_a_job_that_is_not_through_in_its_time_hands_over_to_a_message(
+def messages(broker_url: str) -> list[dict[str, Any]]:
+    """What waits in the lane of the jobs: headers, and arguments by name."""
+    with redis.Redis.from_url(broker_url) as client:
+        waiting = [json.loads(one) for one in client.lrange(Queue.PERIODIC, 0, -1)]
+    return [{**one["headers"], "kwargs": json.loads(b64decode(one["body"]))[1]} for one in waiting]
+
+
+def test_a_run_with_more_to_do_than_a_batch_calls_for_one_other_run(
+    worker: Worker, office: Office, broker_url: str
+) -> None:
+    for _ in range(5):
+        trial(office)
+    worker.set(batch_size=2)
+    as_of = ago(minutes=1)
+    worker.run(Job.EXPIRE_TRIALS, as_of=as_of)
+    (message,) = messages(broker_url)
+    assert (message["task"], message["kwargs"]) == (Job.EXPIRE_TRIALS.task_name, {"as_of": as_of.isoformat()})
+    assert queue_depth(worker.app, Queue.INTERACTIVE) == 0
+
+
+def test_a_run_with_less_to_do_than_a_batch_calls_for_none(worker: Worker, office: Office, broker_url: str) -> None:
+    trial(office)
+    worker.set(batch_size=2)
+    worker.run(Job.EXPIRE_TRIALS)
+    assert messages(broker_url) == []
+
+
+def test_a_run_ends_with_its_time_and_the_other_one_goes_on(
     worker: Worker, office: Office, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people = [trial(office) for _ in range(3)]
     worker.set(batch_size=1)
     monkeypatch.setattr(import_module("workers.task"), "JOB_SECONDS", -1)
+    for done in range(1, len(people) + 1):
+        worker.run(Job.EXPIRE_TRIALS)
+        assert len(office.rows("SELECT FROM accounts WHERE status = 'suspended'")) == done
+        assert len(messages(broker_url)) == done
+
+
+def test_without_a_broker_a_run_does_its_work_alone(
+    worker: Worker, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OperationalError("nobody listens")
+
+    people = [trial(office) for _ in range(3)]
+    worker.set(batch_size=1)
+    monkeypatch.setattr(worker.app, "send_task", refuse)
     worker.run(Job.EXPIRE_TRIALS)
-    left = office.rows("SELECT FROM accounts WHERE status = 'trial'")
-    assert len(left) == len(people) - 1
-    assert queue_depth(worker.app, Queue.PERIODIC) == 1
-    assert queue_depth(worker.app, Queue.INTERACTIVE) == 0
-    with redis.Redis.from_url(broker_url) as client:
-        (message,) = client.lrange(Queue.PERIODIC, 0, -1)
-        assert Job.EXPIRE_TRIALS.task_name.encode() in message
+    assert len(office.rows("SELECT FROM accounts WHERE status = 'suspended'")) == len(people)

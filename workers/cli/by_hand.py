@@ -16,7 +16,7 @@ def run_by_hand(job: Job, *, as_of: str | None) -> int:
         if job is Job.RELAY_OPERATIONS:
             relay_operations.run()
         else:
-            run_job(job, _pass_of(job), as_of=parse_as_of(as_of), seconds=None)
+            run_job(job, _pass_of(job), as_of=parse_as_of(as_of))
         with runtime().database.transaction() as tx:
             (newest,) = (row for row in job_runs.latest(tx) if row.job == job)
         items: int = newest.items

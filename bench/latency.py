@@ -1,0 +1,144 @@
+"""What people notice of a rollover: how long a signup takes, and how long spending credits waits for a batch."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from itertools import takewhile
+from typing import Final
+
+import httpx
+from msgspec import Struct
+
+from bench.lab import Lab
+from bench.meter import await_until, timed
+from bench.product import is_due, send_renewals
+from shared.clock import monotonic
+from shared.config import Settings
+from shared.db import credits
+from shared.db.engine import Database
+from shared.domain.credits import Source
+from shared.errors import InsufficientCredits
+from shared.ids import new_id
+from workers.demo import PASSWORD
+from workers.stack import Stack
+
+SIGNUPS: Final = 60
+WARM_UP: Final = 5
+PATIENCE_SECONDS: Final = 60
+
+
+class Latencies(Struct, frozen=True, kw_only=True):
+    """In milliseconds. `batch` is how long a batch takes from one commit to the next."""
+
+    signups_idle: list[float]
+    signups_during: list[float]
+    consumptions_during: list[float]
+    batch: float
+    rolled: int
+
+    @property
+    def ratio(self) -> float:
+        """How much longer the median signup takes during a rollover."""
+        return statistics.median(self.signups_during) / statistics.median(self.signups_idle)
+
+
+def percentile(values: Sequence[float], of_100: int) -> float:
+    """The value that so many of a hundred do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * of_100 // 100)]
+
+
+def measure(lab: Lab, settings: Settings, *, accounts: int, as_of: datetime) -> Latencies:
+    """Sign up on the whole system, idle and then while it rolls `accounts` accounts, which need not finish."""
+    # Beat's first ticks come after an interval; this rollover is started by hand.
+    settings = settings.model_copy(update={"api_bind": "127.0.0.1:0", "beat_interval_seconds": 3_600})
+    with lab.opened(settings) as database, Stack(settings) as stack:
+        sign_up(stack.url, WARM_UP)
+        idle = sign_up(stack.url, SIGNUPS)
+        send_renewals(settings, as_of=as_of)
+        await_until(lambda: rolled(database, accounts, as_of), "the first batch", seconds=PATIENCE_SECONDS)
+        before, started = rolled(database, accounts, as_of), monotonic()
+        consumptions: list[float] = []
+        done = threading.Event()
+        spender = threading.Thread(target=_consume, args=(database, as_of, done, consumptions))
+        spender.start()
+        try:
+            during = sign_up(stack.url, SIGNUPS, while_=lambda: is_due(database, as_of))
+        finally:
+            done.set()
+            spender.join()
+        after, seconds = rolled(database, accounts, as_of), monotonic() - started
+    return Latencies(
+        signups_idle=idle,
+        signups_during=during,
+        consumptions_during=consumptions,
+        batch=1_000 * seconds * settings.batch_size / (after - before),
+        rolled=after - before,
+    )
+
+
+def sign_up(url: str, count: int, *, while_: Callable[[], bool] = lambda: True) -> list[float]:
+    """How long each of `count` signups took, from the request until the account is there; in milliseconds."""
+    seconds: list[float] = []
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for _ in takewhile(lambda _: while_(), range(count)):
+            with timed(seconds):
+                _sign_up(client)
+    return [1_000 * one for one in seconds]
+
+
+def _sign_up(client: httpx.Client) -> None:
+    body = {"account_name": "Bench", "email": f"{new_id().hex}@example.com", "password": PASSWORD}
+    accepted = client.post("/api/v1/signup", json=body, headers={"Idempotency-Key": new_id().hex}).raise_for_status()
+    token = {"X-Poll-Token": accepted.json()["poll_token"]}
+
+    def status() -> str:
+        operation = client.get(accepted.headers["Location"], headers=token).raise_for_status()
+        return str(operation.json()["status"])
+
+    while (now := status()) == "pending":
+        time.sleep(0.005)
+    if now != "succeeded":
+        raise RuntimeError(f"a signup ended as {now}")
+
+
+def rolled(database: Database, accounts: int, as_of: datetime) -> int:
+    """How many accounts have been renewed."""
+    with database.transaction() as tx:
+        due: int = tx.scalar(
+            """
+            SELECT count(*) FROM accounts
+            WHERE next_transition = 'renewal' AND next_transition_at <= %(as_of)s
+              AND test_clock_id IS NULL AND parked_at IS NULL AND deleted_at IS NULL
+            """,
+            as_of=as_of,
+        )
+    return accounts - due
+
+
+def _consume(database: Database, as_of: datetime, done: threading.Event, milliseconds: list[float]) -> None:
+    """Spend a credit of the account that is first in the batch under way, again and again."""
+    while not done.is_set():
+        with database.transaction() as tx:
+            first = tx.maybe(
+                """
+                SELECT id FROM accounts
+                WHERE next_transition = 'renewal' AND next_transition_at <= %(as_of)s
+                  AND test_clock_id IS NULL AND parked_at IS NULL AND deleted_at IS NULL
+                ORDER BY next_transition_at, id LIMIT 1
+                """,
+                as_of=as_of,
+            )
+        if first is None:
+            return
+        seconds: list[float] = []
+        try:
+            with timed(seconds), database.transaction() as tx:
+                key = f"bench-{len(milliseconds)}"
+                source = {"source": Source.USER, "source_id": first.id, "reason": None}
+                credits.consume(tx, first.id, 1, key=key, now=as_of, **source)
+        except InsufficientCredits:  # locked before the batch came to it: its old credits have expired
+            continue
+        milliseconds.extend(1_000 * one for one in seconds)
