@@ -1,7 +1,7 @@
 """The limit: what PostgreSQL needs to write a renewal's rows when nobody decides anything.
 
 The same rows in the same tables, under the same indexes and constraints, in the same number of accounts per
-transaction, as set statements whose dates are plain interval arithmetic. It is right for this book alone.
+transaction, as set statements whose dates are interval arithmetic. It is right for this book alone.
 """
 
 from datetime import datetime
@@ -27,10 +27,11 @@ _WRITES: Final = (
     UPDATE subscriptions
     SET period_index = period_index + 1,
         current_period_starts_at = current_period_ends_at,
-        current_period_ends_at = current_period_ends_at + interval '1 month',
-        renews_at = current_period_ends_at + interval '1 month',
+        current_period_ends_at = (current_period_ends_at AT TIME ZONE time_zone + interval '1 month')
+                                 AT TIME ZONE time_zone,
+        renews_at = (current_period_ends_at AT TIME ZONE time_zone + interval '1 month') AT TIME ZONE time_zone,
         credit_month_index = credit_month_index + 1,
-        next_credit_at = current_period_ends_at + interval '1 month'
+        next_credit_at = (current_period_ends_at AT TIME ZONE time_zone + interval '1 month') AT TIME ZONE time_zone
     WHERE account_id = ANY (%(ids)s) AND status <> 'ended'
     """,
     """

@@ -1,25 +1,75 @@
-"""`Life`: one account that lives in the pure core by the real verbs; and generated lives, for properties."""
+"""`Life`: one account that lives in the pure core by the real verbs; deeds and generated lives, for properties."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, pairwise
+from typing import Any, Protocol
 from uuid import UUID
 
 from hypothesis import strategies as st
+from msgspec import Struct
 from msgspec.structs import replace
 
 from shared.domain import lifecycle
-from shared.domain.account import FULL_ACCESS, Account, AccountState, AccountStatus
+from shared.domain.account import FULL_ACCESS, Account, AccountState, AccountStatus, Action, require_access
 from shared.domain.calendar import Interval
-from shared.domain.credits import CreditGrant, CreditTransaction, GrantSource
+from shared.domain.credits import (
+    CreditGrant,
+    CreditTransaction,
+    GrantSource,
+    Source,
+    TransactionKind,
+    burn_down_order,
+    take,
+)
 from shared.domain.invoice import Invoice, InvoiceStatus, PaymentMethod
 from shared.domain.plan import Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.subscription import Period, Subscription, SubscriptionStatus
-from shared.errors import BillingError
+from shared.errors import BillingError, HoldNotOpen
 from tests.factories import on, plan, rules
 
-ADMIN_ID = UUID(int=7)
+ADMIN_ID = UUID(bytes=b"an administrator")
+USER_ID = UUID(bytes=b"the owner of it.")
+
+
+class Living(Protocol):
+    """What is done to an account, each deed at its instant, in order of time: in the pure core, or in a database."""
+
+    @property
+    def open_invoices(self) -> list[Invoice]:
+        """In the order in which they were opened."""
+
+    def until(self, at: datetime) -> None: ...
+    def checkout(self, at: datetime, slug: str) -> Invoice | None: ...
+    def pay(self, at: datetime, invoice: Invoice | None = None, method: PaymentMethod = ...) -> None: ...
+    def buy(self, at: datetime, slug: str) -> None: ...
+    def submit(self, at: datetime, invoice: Invoice | None = None) -> None: ...
+    def approve(self, at: datetime, invoice: Invoice | None = None) -> None: ...
+    def reject(self, at: datetime, invoice: Invoice | None = None) -> None: ...
+    def cancel(self, at: datetime, *, at_period_end: bool = True) -> None: ...
+    def assign(self, at: datetime, slug: str, *, at_period_end: bool = False) -> None: ...
+    def adjust(self, at: datetime, amount: int, expires_at: datetime | None = None) -> None: ...
+    def consume(self, at: datetime, amount: int) -> None: ...
+    def hold(self, at: datetime, amount: int, ttl: timedelta) -> None: ...
+    def capture(self, at: datetime) -> None: ...
+    def release(self, at: datetime) -> None: ...
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """One row of `holds`, and what it reserves from which grants."""
+
+    id: UUID
+    account_id: UUID
+    status: str
+    amount: int
+    captured_amount: int
+    idempotency_key: str
+    held_at: datetime
+    expires_at: datetime
+    resolved_at: datetime | None
+    parts: tuple[tuple[UUID, int], ...]
 
 
 def as_loaded(state: AccountState) -> AccountState:
@@ -51,7 +101,7 @@ class Life:
     """An account and all that was ever written of it.
 
     Each verb acts on the account brought up to `at`, as every operation does, and then forgets what a reload
-    would not find; `subscriptions`, `periods`, `invoices`, `grants` and `ledger` keep everything.
+    would not find; `subscriptions`, `periods`, `invoices`, `grants`, `ledger` and `holds` keep everything.
     """
 
     rules: Rules
@@ -63,6 +113,7 @@ class Life:
     invoices: dict[UUID, Invoice] = field(default_factory=dict)
     grants: dict[UUID, CreditGrant] = field(default_factory=dict)
     ledger: list[CreditTransaction] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
     deeds: int = 0
 
     @classmethod
@@ -84,11 +135,15 @@ class Life:
 
     def until(self, at: datetime, *, steps: int | None = None) -> None:
         """Let time pass."""
+        for hold in self.holds:
+            if hold.status == "open" and hold.expires_at <= at:
+                self._resolve(hold, "expired", hold.expires_at)
         self._become(lifecycle.advance(self.state, self.rules, as_of=at, steps=steps))
         self.now = max(self.now, at)
 
     def checkout(self, at: datetime, slug: str, method: PaymentMethod = PaymentMethod.MANUAL) -> Invoice | None:
         state = self._opened(at)
+        require_access(Action.PAY, status=state.account.status, access_ends_at=None, now=at)
         state, invoice = lifecycle.choose_plan(state, self.rules, self.plan(slug), method=method, at=at)
         self._become(state)
         return invoice
@@ -103,7 +158,7 @@ class Life:
                 self.rules,
                 invoice_id=(invoice or self.open_invoices[-1]).id,
                 method=method,
-                external_payment_id=f"payment {self.deeds}",
+                external_payment_id=f"payment {self.deeds} of {self.account.id}",
                 at=at,
             )
         )
@@ -116,6 +171,10 @@ class Life:
         """Submit a bank transfer for an invoice; the newest open one if none is named."""
         state = self._opened(at)
         self._become(lifecycle.transfer_submitted(state, (invoice or self.open_invoices[-1]).id, at=at))
+
+    def approve(self, at: datetime, invoice: Invoice | None = None) -> None:
+        """Approve the bank transfer for an invoice; the newest open one if none is named."""
+        self.pay(at, invoice, PaymentMethod.BANK_TRANSFER)
 
     def reject(self, at: datetime, invoice: Invoice | None = None) -> None:
         """Reject the bank transfer for an invoice; the newest open one if none is named."""
@@ -144,12 +203,64 @@ class Life:
                 self.rules,
                 amount,
                 admin_id=ADMIN_ID,
-                reason="a test",
-                idempotency_key=f"adjust {self.deeds}",
+                reason="goodwill",
+                idempotency_key=f"adjust:{self.rules.new_id().hex}",
                 expires_at=expires_at,
                 at=at,
             )
         )
+
+    def consume(self, at: datetime, amount: int) -> None:
+        self._use_credits(at)
+        taken = take(self.state.grants, amount, at=at)
+        self._post(at, taken, key=f"consume:call {self.deeds}", source=Source.USER, source_id=USER_ID)
+
+    def hold(self, at: datetime, amount: int, ttl: timedelta) -> None:
+        self._use_credits(at)
+        taken = take(self.state.grants, amount, at=at)
+        hold = Hold(
+            id=self.rules.new_id(),
+            account_id=self.account.id,
+            status="open",
+            amount=amount,
+            captured_amount=0,
+            idempotency_key=f"hold {self.deeds}",
+            held_at=at,
+            expires_at=min([at + ttl, *(one.expires_at for one, _ in taken if one.expires_at is not None)]),
+            resolved_at=None,
+            parts=tuple((one.id, part) for one, part in taken),
+        )
+        self.holds.append(hold)
+        self._reserve(hold.parts, 1)
+
+    def capture(self, at: datetime) -> None:
+        """Take half of what the newest hold reserves, if there ever was one."""
+        self.until(at)
+        if not self.holds:
+            return
+        hold = self.holds[-1]
+        left = (hold.amount + 1) // 2
+        if hold.status == "captured":
+            return
+        if hold.status != "open":
+            raise HoldNotOpen("it is resolved")
+        self._require_use(at)
+        self._resolve(hold, "captured", at, captured_amount=left)
+        taken = []
+        reserved = {one.id: one for one in self.state.grants}
+        for grant_id, part in sorted(hold.parts, key=lambda one: burn_down_order(reserved[one[0]])):
+            if left:
+                taken.append((reserved[grant_id], min(part, left)))
+                left -= min(part, left)
+        self._post(at, taken, key=f"capture:{hold.id}", source=Source.HOLD, source_id=hold.id)
+
+    def release(self, at: datetime) -> None:
+        """Free what the newest hold reserves, if there ever was one."""
+        self.until(at)
+        if self.holds and self.holds[-1].status == "captured":
+            raise HoldNotOpen("it was captured")
+        if self.holds and self.holds[-1].status == "open":
+            self._resolve(self.holds[-1], "released", at)
 
     # --- what became of it
 
@@ -176,6 +287,41 @@ class Life:
 
     def access_ends_at(self) -> datetime | None:
         return lifecycle.access_ends_at(self.state, self.rules)
+
+    def _use_credits(self, at: datetime) -> None:
+        self.deeds += 1
+        self.until(at)
+        self._require_use(at)
+
+    def _require_use(self, at: datetime) -> None:
+        require_access(Action.USE, status=self.account.status, access_ends_at=self.access_ends_at(), now=at)
+
+    def _post(self, at: datetime, taken: list[tuple[CreditGrant, int]], *, key: str, **posting: Any) -> None:
+        state = self.state
+        for line, (grant, part) in enumerate(taken):
+            state = lifecycle._set_grant(state, replace(grant, remaining=grant.remaining - part))
+            state = lifecycle._post(
+                state,
+                grant_id=grant.id,
+                kind=TransactionKind.CONSUME,
+                amount=-part,
+                line=line,
+                idempotency_key=key,
+                effective_at=at,
+                **posting,
+            )
+        self._become(state)
+
+    def _resolve(self, hold: Hold, status: str, at: datetime, **changes: int) -> None:
+        self.holds[self.holds.index(hold)] = replace(hold, status=status, resolved_at=at, **changes)
+        self._reserve(hold.parts, -1)
+
+    def _reserve(self, parts: tuple[tuple[UUID, int], ...], sign: int) -> None:
+        state, held = self.state, dict(parts)
+        for one in state.grants:
+            if one.id in held:
+                state = lifecycle._set_grant(state, replace(one, held=one.held + sign * held[one.id]))
+        self._become(state)
 
     def _opened(self, at: datetime) -> AccountState:
         """The state to act on, as `account_state.open_account` makes it."""
@@ -236,6 +382,13 @@ def assert_sound(life: Life) -> None:
     assert len({(one.subscription_id, one.phase, one.credit_month_index) for one in seeds}) == len(seeds), "seeded once"
     assert all(one.expires_at is None or one.effective_at < one.expires_at for one in life.grants.values())
     assert not [g for g in life.grants.values() if g.remaining and g.expires_at and g.expires_at <= life.now], "swept"
+    reserved = Counter[UUID]()
+    for hold in life.holds:
+        assert (hold.status == "open") == (hold.resolved_at is None)
+        if hold.status == "open":
+            assert life.now < hold.expires_at
+            reserved.update(dict(hold.parts))
+    assert {one.id: one.held for one in life.grants.values() if one.held} == reserved, "held for open holds alone"
 
     assert account.acted_at <= life.now
     due = lifecycle.next_transition(life.state)
@@ -257,64 +410,76 @@ def assert_sound(life: Life) -> None:
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"]
 BOUGHT = frozenset({Assigner.CHECKOUT, Assigner.ADMIN})
+# The most common ones first: generated lives prefer what stands first.
+INTERVALS = [Interval.MONTH, Interval.YEAR, Interval.WEEK, Interval.DAY]
 
 
-def pay_newest(life: Life, at: datetime) -> None:
+def with_newest_invoice(deed: Callable[[Living, datetime, Invoice], object]) -> Callable[[Living, datetime], None]:
+    """Do it to the newest open invoice, if there is one."""
+
+    def done(life: Living, at: datetime) -> None:
+        life.until(at)
+        if found := life.open_invoices:
+            deed(life, at, found[-1])
+
+    return done
+
+
+def with_newest_transfer(deed: Callable[[Living, datetime, Invoice], object]) -> Callable[[Living, datetime], None]:
+    """Do it to the newest open invoice with an undecided bank transfer, if there is one."""
+
+    def done(life: Living, at: datetime) -> None:
+        life.until(at)
+        if found := [one for one in life.open_invoices if one.transfer_pending_since is not None]:
+            deed(life, at, found[-1])
+
+    return done
+
+
+def pay_oldest(life: Living, at: datetime) -> None:
     life.until(at)
-    if life.open_invoices:
-        life.pay(at)
+    if found := life.open_invoices:
+        life.pay(at, found[0])
 
 
-def pay_oldest(life: Life, at: datetime) -> None:
-    life.until(at)
-    if life.open_invoices:
-        life.pay(at, life.open_invoices[0])
-
-
-def submit(life: Life, at: datetime) -> None:
-    life.until(at)
-    if life.open_invoices:
-        life.submit(at)
-
-
-def reject(life: Life, at: datetime) -> None:
-    life.until(at)
-    submitted = [one for one in life.open_invoices if one.transfer_pending_since is not None]
-    if submitted:
-        life.reject(at, submitted[-1])
-
-
-DEEDS: dict[str, Callable[[Life, datetime], object]] = {
+DEEDS: dict[str, Callable[[Living, datetime], object]] = {
     "nothing": lambda life, at: life.until(at),
     "checkout one": lambda life, at: life.checkout(at, "one"),
     "checkout two": lambda life, at: life.checkout(at, "two"),
     "checkout free": lambda life, at: life.checkout(at, "free"),
     "buy one": lambda life, at: life.buy(at, "one"),
     "buy two": lambda life, at: life.buy(at, "two"),
-    "pay the newest": pay_newest,
+    "pay the newest": with_newest_invoice(lambda life, at, it: life.pay(at, it, PaymentMethod.SANDBOX)),
     "pay the oldest": pay_oldest,
-    "submit": submit,
-    "reject": reject,
-    "cancel": Life.cancel,
-    "cancel now": Life.cancel_now,
+    "submit": with_newest_invoice(lambda life, at, it: life.submit(at, it)),
+    "approve": with_newest_transfer(lambda life, at, it: life.approve(at, it)),
+    "reject": with_newest_transfer(lambda life, at, it: life.reject(at, it)),
+    "cancel": lambda life, at: life.cancel(at),
+    "cancel now": lambda life, at: life.cancel(at, at_period_end=False),
     "assign one": lambda life, at: life.assign(at, "one"),
-    "assign two next": lambda life, at: life.assign_next(at, "two"),
-    "assign free next": lambda life, at: life.assign_next(at, "free"),
+    "assign two next": lambda life, at: life.assign(at, "two", at_period_end=True),
+    "assign free next": lambda life, at: life.assign(at, "free", at_period_end=True),
     "give": lambda life, at: life.adjust(at, 50),
     "give for a while": lambda life, at: life.adjust(at, 50, at + timedelta(days=20)),
     "take": lambda life, at: life.adjust(at, -30),
+    "consume little": lambda life, at: life.consume(at, 3),
+    "consume much": lambda life, at: life.consume(at, 60),
+    "hold": lambda life, at: life.hold(at, 20, timedelta(hours=5)),
+    "hold for a day": lambda life, at: life.hold(at, 45, timedelta(days=1)),
+    "capture": lambda life, at: life.capture(at),
+    "release": lambda life, at: life.release(at),
 }
 # Weighted towards what leads far; shrinks to nothing.
 LIKELY = [*DEEDS, "buy one", "buy two", "pay the newest", "submit", "submit", "reject", "checkout two"]
 
 
-def do(life: Life, deed: str, at: datetime) -> bool:
-    """Do it, unless it is refused; whether it was done."""
+def do(life: Living, deed: str, at: datetime) -> str | None:
+    """Do it, unless it is refused; the code of the refusal."""
     try:
         DEEDS[deed](life, at)
-    except BillingError:
-        return False
-    return True
+    except BillingError as refusal:
+        return refusal.code
+    return None
 
 
 class CountedIds:
@@ -361,11 +526,11 @@ def plans(draw: st.DrawFn, slug: str, *, priced: bool = False, trial: bool = Fal
         slug,
         id=UUID(bytes=slug.encode().ljust(16, b".")),
         price_minor=10_00 if priced else 0,
-        interval=draw(st.sampled_from(Interval)),
+        interval=draw(st.sampled_from(INTERVALS)),
         interval_count=draw(st.integers(1, 3)),
         trial_days=draw(st.integers(1, 45)) if trial else 0,
         trial_end=draw(st.sampled_from(TrialEnd)),
-        credits_per_month=draw(st.sampled_from([0, 7, 100])),
+        credits_per_month=draw(st.sampled_from([100, 7, 0])),
         credit_rollover=rollover,
         credit_rollover_cap=draw(st.integers(1, 150)) if rollover is Rollover.CAP else None,
         grace_days=draw(st.integers(0, 28)),
@@ -373,6 +538,10 @@ def plans(draw: st.DrawFn, slug: str, *, priced: bool = False, trial: bool = Fal
     )
 
 
+catalogues = st.tuples(
+    plans("free-trial", trial=True), plans("free"), plans("one", priced=True), plans("two", priced=True)
+).map(list)
+transfer_graces = st.sampled_from([10, 3, 0])
 gaps = st.one_of(
     st.just(timedelta()),
     st.integers(0, 72).map(lambda hours: timedelta(hours=hours)),
@@ -387,13 +556,8 @@ starts = st.one_of(
 @st.composite
 def histories(draw: st.DrawFn, *, longest: int = 12) -> History:
     return History(
-        plans=[
-            draw(plans("free-trial", trial=True)),
-            draw(plans("free")),
-            draw(plans("one", priced=True)),
-            draw(plans("two", priced=True)),
-        ],
-        transfer_grace_days=draw(st.sampled_from([0, 3, 10])),
+        plans=draw(catalogues),
+        transfer_grace_days=draw(transfer_graces),
         start=draw(starts),
         time_zone=draw(st.sampled_from(ZONES)),
         deeds=draw(st.lists(st.tuples(gaps, st.sampled_from(LIKELY)), max_size=longest)),

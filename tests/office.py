@@ -233,7 +233,29 @@ class Office:
                 source_id=who.user_id,
                 reason=None,
                 now=self.now,
+                settings=self.settings,
             )
+
+    def hold(self, who: Customer, amount: int, key: str, ttl_seconds: int = 900) -> UUID:
+        with self.database.transaction() as tx:
+            hold_id, _ = credits.place_hold(
+                tx,
+                who.account_id,
+                amount,
+                key=key,
+                ttl_seconds=ttl_seconds,
+                now=self.now,
+                settings=self.settings,
+            )
+        return hold_id
+
+    def capture(self, who: Customer, hold_id: UUID, amount: int) -> credits.Consumption:
+        with self.database.transaction() as tx:
+            return credits.capture_hold(tx, who.account_id, hold_id, amount, now=self.now, settings=self.settings)
+
+    def release(self, who: Customer, hold_id: UUID) -> None:
+        with self.database.transaction() as tx:
+            credits.release_hold(tx, who.account_id, hold_id, now=self.now)
 
     # --- what an admin asks for
 

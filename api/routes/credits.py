@@ -66,6 +66,7 @@ def consume(tx: Tx, principal: Customer, header: schemas.RequiredKey, body: sche
         source_id=principal.id,
         reason=body.reason,
         now=utc_now(),
+        settings=services().settings,
     )
     return _consumed(body.amount, consumption)
 
@@ -87,6 +88,7 @@ def place_hold(tx: Tx, principal: Customer, header: schemas.RequiredKey, body: s
         key=header.idempotency_key,
         ttl_seconds=ttl_seconds,
         now=now,
+        settings=settings,
     )
     hold = HoldDocument.of(credits.hold(tx, principal.account_id, hold_id, now=now))
     return Answer(body=hold, location=f"{PREFIX}/credits/holds/{hold_id}", replayed=replayed)
@@ -101,7 +103,9 @@ def read_hold(tx: Tx, principal: Customer, path: schemas.HoldPath) -> HoldDocume
 @routes.handle("POST", "/credits/holds/<uuid:hold_id>/capture", needs=CONSUMES, answer=ConsumptionDocument)
 def capture_hold(tx: Tx, principal: Customer, path: schemas.HoldPath, body: schemas.CaptureBody) -> Answer:
     """Take credits that are held, up to all of them; the rest is free again."""
-    captured = credits.capture_hold(tx, principal.account_id, path.hold_id, body.amount, now=utc_now())
+    captured = credits.capture_hold(
+        tx, principal.account_id, path.hold_id, body.amount, now=utc_now(), settings=services().settings
+    )
     return _consumed(body.amount, captured)
 
 

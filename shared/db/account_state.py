@@ -202,7 +202,7 @@ def load(tx: Tx, account_ids: Sequence[UUID], *, as_of: datetime) -> list[Accoun
     lie between its expiry and `as_of` changes none of them.
     """
     ids = list(account_ids)
-    tx.execute("SELECT release_expired_holds(%(ids)s, %(as_of)s)", ids=ids, as_of=as_of)
+    tx.execute("SELECT release_expired_holds(%(ids)b, %(as_of)s)", ids=ids, as_of=as_of)
     return read(tx, ids)
 
 

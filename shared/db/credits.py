@@ -1,6 +1,8 @@
 """Credits that a caller waits for: one call, one round trip, answered with a typed outcome.
 
-The work is done by the functions of migration 0002, which lock the account first.
+The work is done by the functions of migration 0002, which lock the account first. While something of
+the account is due that no job has taken up yet, it is applied first, in the same transaction: whether
+credits are there does not depend on when the jobs ran.
 """
 
 from collections.abc import Sequence
@@ -12,9 +14,22 @@ from msgspec import Struct
 from sqlalchemy import Row
 
 from shared import errors
+from shared.config import Settings, get_settings
+from shared.db import account_state, operations
+from shared.db.account_state import Change
 from shared.db.engine import Tx
+from shared.db.plans import load_rules
+from shared.domain import lifecycle
 from shared.domain.credits import MAX_CREDITS, Source
 from shared.ids import new_id
+
+# The account that a function is asked about: locked, and only if nothing of it is due; or whatever its state.
+_UP_TO_DATE: Final = """
+    SELECT id FROM accounts
+    WHERE id = %(account_id)s AND coalesce(next_transition_at > account_now(id, %(now)s), true)
+    FOR NO KEY UPDATE
+    """
+_AS_STORED: Final = "SELECT %(account_id)s::uuid AS id"
 
 _REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
     "not_found": (errors.NotFound, "no such account or hold"),
@@ -52,62 +67,75 @@ def consume(
     source_id: UUID,
     reason: str | None,
     now: datetime,
+    settings: Settings | None = None,
 ) -> Consumption:
-    """Take credits in burn-down order, once per key.
+    """Take credits in burn-down order, once per key. settings: the process's own unless stated.
 
     Raises InsufficientCredits, AccountSuspended, AccountCancelled, IdempotencyKeyReused, NotFound, InvalidInput.
     """
     _require_positive(amount)
-    row = tx.one(
-        """
-        SELECT * FROM consume_credits(%(account_id)s, %(amount)s, %(key)s, %(source)s, %(source_id)s, %(reason)s,
-                                      %(now)s)
-        """,
-        account_id=account_id,
+    row = _ask(
+        tx,
+        "consume_credits(account.id, %(amount)s, %(key)s, %(source)s, %(source_id)s, %(reason)s, %(now)s)",
+        account_id,
+        now=now,
+        settings=settings,
         amount=amount,
         key=key,
         source=str(source),
         source_id=source_id,
         reason=reason,
-        now=now,
     )
     _require(row, "consumed", requested=amount)
     return Consumption(row.balance_credits, row.replayed)
 
 
 def place_hold(
-    tx: Tx, account_id: UUID, amount: int, *, key: str, ttl_seconds: int, now: datetime
+    tx: Tx,
+    account_id: UUID,
+    amount: int,
+    *,
+    key: str,
+    ttl_seconds: int,
+    now: datetime,
+    settings: Settings | None = None,
 ) -> tuple[UUID, bool]:
     """Reserve credits, once per key: the hold's id, and whether it was placed before.
 
-    Raises as `consume` does.
+    settings: as for `consume`, and so is what is raised.
     """
     _require_positive(amount)
-    row = tx.one(
-        "SELECT * FROM place_hold(%(account_id)s, %(id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s)",
-        account_id=account_id,
+    row = _ask(
+        tx,
+        "place_hold(account.id, %(id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s)",
+        account_id,
+        now=now,
+        settings=settings,
         id=new_id(),
         amount=amount,
         key=key,
         ttl_seconds=ttl_seconds,
-        now=now,
     )
     _require(row, "held", requested=amount)
     return row.hold_id, row.replayed
 
 
-def capture_hold(tx: Tx, account_id: UUID, hold_id: UUID, amount: int, *, now: datetime) -> Consumption:
+def capture_hold(
+    tx: Tx, account_id: UUID, hold_id: UUID, amount: int, *, now: datetime, settings: Settings | None = None
+) -> Consumption:
     """Take `amount` of what is held and free the rest; the same capture again changes nothing.
 
-    Raises HoldNotOpen, InvalidInput, AccountSuspended, AccountCancelled, NotFound.
+    settings: as for `consume`. Raises HoldNotOpen, InvalidInput, AccountSuspended, AccountCancelled, NotFound.
     """
     _require_positive(amount)
-    row = tx.one(
-        "SELECT * FROM capture_hold(%(account_id)s, %(hold_id)s, %(amount)s, %(now)s)",
-        account_id=account_id,
+    row = _ask(
+        tx,
+        "capture_hold(account.id, %(hold_id)s, %(amount)s, %(now)s)",
+        account_id,
+        now=now,
+        settings=settings,
         hold_id=hold_id,
         amount=amount,
-        now=now,
     )
     _require(row, "captured", requested=amount)
     return Consumption(row.balance_credits, row.replayed)
@@ -177,6 +205,37 @@ def balance(tx: Tx, account_id: UUID, *, now: datetime) -> Balance:
         expired_credits=row.expired,
         available_credits=row.available,
     )
+
+
+def catch_up(tx: Tx, account_id: UUID, *, now: datetime, settings: Settings | None = None) -> None:
+    """Lock the account and apply what was due at its instant; settings: the process's own unless stated.
+
+    Nothing passes an operation that was accepted and is not executed yet: it may change what becomes due
+    after it. A parked account is left as it is, until somebody has looked at it.
+    """
+    if not account_state.lock(tx, [account_id]):
+        return
+    account = tx.one(
+        "SELECT parked_at, account_now(id, %(now)s) AS now FROM accounts WHERE id = %(id)s", id=account_id, now=now
+    )
+    if account.parked_at is None:
+        as_of = min(account.now, operations.waiting_since(tx, [account_id]).get(account_id, account.now))
+        (loaded,) = account_state.load(tx, [account_id], as_of=as_of)
+        rules = load_rules(tx, settings or get_settings())
+        account_state.write(tx, [Change(loaded, lifecycle.advance(loaded, rules, as_of=as_of))], rules)
+
+
+def _ask(
+    tx: Tx, function: str, account_id: UUID, *, now: datetime, settings: Settings | None, **params: Any
+) -> Row[Any]:
+    """What a function of migration 0002 answers about `account`, in one round trip unless something is due."""
+    answer = "SELECT answer.* FROM ({}) AS account CROSS JOIN LATERAL {} AS answer"
+    params |= {"account_id": account_id, "now": now}
+    row = tx.maybe(answer.format(_UP_TO_DATE, function), **params)
+    if row is None:
+        catch_up(tx, account_id, now=now, settings=settings)
+        row = tx.one(answer.format(_AS_STORED, function), **params)
+    return row
 
 
 def _require_positive(amount: int) -> None:

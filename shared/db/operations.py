@@ -204,6 +204,18 @@ def send_again_at(tx: Tx, operation_ids: Sequence[UUID], *, at: datetime) -> Non
     )
 
 
+def waiting_since(tx: Tx, account_ids: Sequence[UUID]) -> dict[UUID, datetime]:
+    """When the oldest operation was accepted that is not executed yet, for each of these accounts that has one."""
+    rows = tx.rows(
+        """
+        SELECT account_id, min(created_at) AS since FROM operations
+        WHERE account_id = ANY (%(ids)b) AND status = 'pending' GROUP BY account_id
+        """,
+        ids=list(account_ids),
+    )
+    return {row.account_id: row.since for row in rows}
+
+
 def get(tx: Tx, operation_id: UUID) -> Row[Any]:
     """The row, for whoever may see it. Raises NotFound."""
     row = tx.maybe("SELECT * FROM operations WHERE id = %(id)s", id=operation_id)

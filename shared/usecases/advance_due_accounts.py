@@ -1,7 +1,8 @@
 """The beat jobs' work: claim accounts whose next transition is due, decide, write, all as sets.
 
 A claimed account is brought fully up to the instant asked for, whichever kinds of transition that
-takes, so the order within an account is kept although the jobs are separate.
+takes, so the order within an account is kept although the jobs are separate. Only an operation that was
+accepted before that instant and is not executed yet stops it there: it may change what comes after it.
 """
 
 from datetime import datetime
@@ -10,10 +11,11 @@ from uuid import UUID
 
 import structlog
 
-from shared.db import account_state
+from shared.db import account_state, operations
 from shared.db.account_state import Change
 from shared.db.engine import Tx, is_transient
 from shared.domain import lifecycle
+from shared.domain.account import AccountState
 from shared.domain.lifecycle import Transition
 from shared.domain.plan import Rules
 
@@ -39,8 +41,10 @@ def _advance(tx: Tx, rules: Rules, account_ids: list[UUID], *, as_of: datetime) 
     try:
         with tx.savepoint():
             states = account_state.load(tx, account_ids, as_of=as_of)
+            waiting_since = operations.waiting_since(tx, account_ids)
             changes = [
-                Change(state, lifecycle.advance(state, rules, as_of=as_of, steps=STEPS_PER_PASS)) for state in states
+                _advanced(state, rules, as_of=min(as_of, waiting_since.get(state.account.id, as_of)))
+                for state in states
             ]
             account_state.write(tx, changes, rules)
     except Exception as error:  # whatever it is, it must not stop the other accounts
@@ -53,3 +57,7 @@ def _advance(tx: Tx, rules: Rules, account_ids: list[UUID], *, as_of: datetime) 
         middle = len(account_ids) // 2
         _advance(tx, rules, account_ids[:middle], as_of=as_of)
         _advance(tx, rules, account_ids[middle:], as_of=as_of)
+
+
+def _advanced(state: AccountState, rules: Rules, *, as_of: datetime) -> Change:
+    return Change(state, lifecycle.advance(state, rules, as_of=as_of, steps=STEPS_PER_PASS))

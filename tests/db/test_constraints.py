@@ -20,6 +20,13 @@ SECOND_PERIOD = """
         ORDER BY starts_at OFFSET 1 LIMIT 1
     )
     """
+LAST_PERIOD = "account_id = %(renewed)s AND " + newest(
+    "subscription_periods", "account_id = %(renewed)s", order="starts_at"
+)
+NEXT_PERIOD = """
+    'starts_at', ends_at + interval '{0}', 'previous_ends_at', ends_at + interval '{0}',
+    'ends_at', ends_at + interval '20 days'
+    """
 SESSION = """
     INSERT INTO sessions (id, audience, user_id, admin_id, created_at, expires_at, revoked_at)
     VALUES (gen_random_uuid(), {}, now(), now(), {})
@@ -55,7 +62,9 @@ CASES = [
             ("plan_currency_is_iso_4217", "currency = 'usd'", "slug = 'starter'"),
             ("plan_interval_known", "interval = 'hour'", "slug = 'starter'"),
             ("plan_interval_count_positive", "interval_count = 0", "slug = 'starter'"),
+            ("plan_interval_count_positive", "interval_count = 367, interval = 'year'", "slug = 'starter'"),
             ("plan_trial_days_bounded", "trial_days = 366", "slug = 'free-trial'"),
+            ("plan_trial_days_bounded", "trial_days = -1", "slug = 'free-trial'"),
             ("plan_trial_costs_nothing", "trial_days = 14", "slug = 'starter'"),
             ("plan_credits_not_negative", "credits_per_month = -1", "slug = 'starter'"),
             ("plan_rollover_known", "credit_rollover = 'some'", "slug = 'starter'"),
@@ -64,6 +73,7 @@ CASES = [
             ("plan_rollover_cap_positive", "credit_rollover = 'cap', credit_rollover_cap = 0", "slug = 'starter'"),
             ("plan_trial_end_known", "trial_end = 'never'", "slug = 'free-trial'"),
             ("plan_grace_within_a_month", "grace_days = 29", "slug = 'starter'"),
+            ("plan_grace_within_a_month", "grace_days = -1", "slug = 'starter'"),
         ],
     ),
     refused("plan_assigner_known", "by a friend", assigned("starter", "friend")),
@@ -176,6 +186,23 @@ CASES = [
         ],
     ),
     refused("subscription_one_live_per_account", "two", copy("subscriptions", "account_id = %(card)s", NEW_ID)),
+    refused(
+        "subscription_one_live_per_account",
+        "one that had ended",
+        """
+        UPDATE subscriptions SET status = 'active', activated_at = now(), ended_at = NULL, end_reason = NULL
+        WHERE account_id = %(returned)s AND status = 'ended'
+        """,
+    ),
+    refused(
+        "subscription_plan_assignable",
+        "a new one by signup",
+        copy(
+            "subscriptions",
+            "account_id = %(expired)s",
+            f"{NEW_ID}, 'plan_id', {ENTERPRISE}, 'assigned_by', 'signup'",
+        ),
+    ),
     *updates(
         "subscription_periods",
         [
@@ -200,6 +227,29 @@ CASES = [
         ],
     ),
     refused("period_leaves_no_gap", "deleted", f"DELETE FROM subscription_periods WHERE {SECOND_PERIOD}"),
+    refused(
+        "period_leaves_no_gap",
+        "the next one an hour later",
+        copy("subscription_periods", LAST_PERIOD, NEXT_PERIOD.format("1 h")),
+    ),
+    refused(
+        "period_no_overlap",
+        "the next one an hour earlier",
+        drop("subscription_periods", "period_leaves_no_gap"),
+        copy("subscription_periods", LAST_PERIOD, NEXT_PERIOD.format("-1 h")),
+    ),
+    refused(
+        "period_no_overlap",
+        "of another subscription",
+        copy(
+            "subscription_periods",
+            LAST_PERIOD,
+            """
+            'subscription_id', (SELECT id FROM subscriptions WHERE account_id = %(enterprise)s),
+            'previous_ends_at', NULL, 'starts_at', starts_at + interval '1 h'
+            """,
+        ),
+    ),
     refused(
         "period_end_unique_in_subscription",
         "two ends",

@@ -544,7 +544,27 @@ def test_agrees_with_dateutil(schedule: Schedule, k: int) -> None:
     They part on daily boundaries of a skipped day, where theirs meets the next one, and at k = 0.
     """
     assume(not on_skipped_day(schedule, k))
+    assert boundary(*schedule[:3], k, schedule[3]) == by_dateutil(schedule, k)
+
+
+@relaxed
+@given(schedules(), st.integers(1, 400 * 365))
+def test_centuries_later_it_is_the_same(schedule: Schedule, days: int) -> None:
+    anchor, interval, count, tz = schedule
+    k = max(1, days // (SHORTEST_DAYS[interval] * count))
+    before_at, at_k, after_at = (boundary(anchor, interval, count, n, tz) for n in (k - 1, k, k + 1))
+    assert before_at < at_k < after_at
+    assert period_containing(anchor, interval, count, at_k, tz) == (k, at_k, after_at)
+    assert period_containing(anchor, interval, count, at_k - TICK, tz) == (k - 1, before_at, at_k)
+    assume(not on_skipped_day(schedule, k))
+    assert at_k == by_dateutil(schedule, k)
+
+
+SHORTEST_DAYS = {Interval.DAY: 1, Interval.WEEK: 7, Interval.MONTH: 28, Interval.YEAR: 365}
+
+
+def by_dateutil(schedule: Schedule, k: int) -> datetime:
     anchor, interval, count, tz = schedule
     step = relativedelta(**{f"{interval}s": count * k})  # type: ignore[arg-type]
     wall = (anchor.astimezone(ZoneInfo(tz)) + step).replace(fold=0)
-    assert boundary(anchor, interval, count, k, tz) == resolve_imaginary(wall).astimezone(UTC)
+    return resolve_imaginary(wall).astimezone(UTC)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from shared.domain import lifecycle
-from shared.domain.account import Account, AccountStatus
 from shared.domain.calendar import Interval
 from shared.domain.credits import GrantSource
 from shared.domain.invoice import PaymentMethod
@@ -24,6 +23,7 @@ from shared.errors import (
     BillingError,
     Conflict,
     InsufficientCredits,
+    InvalidSchedule,
     InvoiceAlreadyOpen,
     InvoiceNotOpen,
     NoLiveSubscription,
@@ -31,8 +31,7 @@ from shared.errors import (
     PlanNotAssignable,
     TransferPending,
 )
-from shared.ids import new_id
-from tests.factories import cases, on, plan, rules
+from tests.factories import Table, cases, on, plan, rules
 from tests.lives import Life, assert_sound
 
 BOUGHT = frozenset({Assigner.CHECKOUT, Assigner.ADMIN})
@@ -756,6 +755,73 @@ MONTH_ENDS: dict[str, Story] = {
     ),
 }
 
+SLEPT: dict[str, Story] = {
+    "what fell due in a year is applied in order, each at its instant": (
+        [("01-10", "buy", "starter"), ("01-20", "buy", "starter"), ("01-21", "adjust", 7, on("2026-02-20"))],
+        "12-31",
+        {
+            "status": "suspended payment_overdue",
+            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 starter", "03-10 - 03-17 starter"],
+            "invoices": ["starter paid", "starter paid", "starter void"],
+            "voided": ["03-17"],
+            "ledger": [
+                "01-10 seed +2000",
+                "01-10 seed +1000",
+                "01-21 adjust +7",
+                "01-24 expire -2000",
+                "02-10 expire -1000",
+                "02-10 seed +1000",
+                "02-20 expire -7",
+                "03-10 expire -1000",
+            ],
+            "subscriptions": ["01-10 - 03-17 payment_overdue"],
+        },
+    ),
+    "a transfer was awaited, in vain, and the plan that was to follow followed": (
+        [
+            ("01-10", "start on", "soft-trial"),
+            ("01-12", "checkout", "starter"),
+            ("01-14", "submit"),
+        ],
+        "04-30",
+        {
+            "status": "active",
+            "periods": [
+                "01-10 - 02-03 soft-trial",
+                "02-03 - 03-03 free",
+                "03-03 - 04-03 free",
+                "04-03 - 05-03 free",
+            ],
+            "ledger": [
+                "01-10 seed +2000",
+                "01-24 expire -2000",
+                "02-03 seed +100",
+                "03-03 expire -100",
+                "03-03 seed +100",
+                "04-03 expire -100",
+                "04-03 seed +100",
+            ],
+            "balance": 100,
+        },
+    ),
+    "a change of plan and then its end": (
+        [("01-10", "buy", "starter"), ("01-20", "buy", "growth"), ("01-21", "cancel")],
+        "12-31",
+        {
+            "status": "cancelled cancelled",
+            "periods": ["01-10 - 02-10 starter", "02-10 - 03-10 growth"],
+            "ledger": [
+                "01-10 seed +2000",
+                "01-10 seed +1000",
+                "01-24 expire -2000",
+                "02-10 expire -1000",
+                "02-10 seed +2000",
+                "03-10 expire -2000",
+            ],
+        },
+    ),
+}
+
 STORIES = [
     pytest.param(*story, id=f"{title}: {rule}")
     for title, table in {
@@ -767,6 +833,7 @@ STORIES = [
         "rollover": ROLLOVER,
         "yearly": YEARLY,
         "month ends": MONTH_ENDS,
+        "slept": SLEPT,
     }.items()
     for rule, story in table.items()
 ]
@@ -889,8 +956,9 @@ def test_a_settlement_leaves_its_mark_on_subscription_and_account() -> None:
     life.pay(when("01-11"), method=PaymentMethod.BANK_TRANSFER)
     (paid,) = life.invoices.values()
     assert (paid.status, told(paid.paid_at), paid.payment_method) == ("paid", "01-11", PaymentMethod.BANK_TRANSFER)
+    payment = (PaymentMethod.BANK_TRANSFER, f"payment 1 of {life.account.id}")
     for owner in (life.live, life.account):
-        assert (owner.payment_method, owner.external_payment_id) == (PaymentMethod.BANK_TRANSFER, "payment 1")
+        assert (owner.payment_method, owner.external_payment_id) == payment
     assert told(life.live.activated_at) == "01-11"
     assert told(life.live.anchor_at) == "01-11"
 
@@ -973,20 +1041,75 @@ def test_a_signup_on_a_plan_without_trial_is_active_at_once() -> None:
     assert (life.account.status, life.live.status, told(life.live.activated_at)) == ("active", "active", "01-10")
 
 
-@pytest.mark.parametrize("zone", ["Mars/Olympus", "", "localtime"])
-def test_a_zone_that_does_not_exist_signs_nobody_up(zone: str) -> None:
-    account = Account(
-        id=new_id(),
-        status=AccountStatus.TRIAL,
-        status_reason=None,
-        time_zone=zone,
-        balance_credits=0,
-        ledger_seq=0,
-        acted_at=when("01-10"),
-    )
-    with pytest.raises(BillingError) as refused:
-        lifecycle.sign_up(account, RULES, RULES.plans[next(iter(RULES.plans))], at=when("01-10"))
-    assert refused.value.code == "invalid_schedule"
+# --- terms that no calendar holds -------------------------------------------------------------------
+
+
+def signed_up(*, at: datetime | None = None, zone: str = "UTC", **terms: Any) -> Life:
+    return Life.of(rules([plan("free", **terms)]), at or when("01-10"), start_on="free", time_zone=zone)
+
+
+NO_CALENDAR: Table = {
+    "a zone that does not exist": ({"zone": "Mars/Olympus"},),
+    "no zone": ({"zone": ""},),
+    "the machine's own zone": ({"zone": "localtime"},),
+    "a signup without a zone": ({"at": when("01-10").replace(tzinfo=None)},),
+    "a signup on the last day there is": ({"at": on("9999-12-31")},),
+    "a trial of a million years": ({"trial_days": 366_000_000},),
+    "a count of zero": ({"interval_count": 0},),
+    "a count of less than zero": ({"interval_count": -1},),
+    "a period of ten thousand years": ({"interval": Interval.YEAR, "interval_count": 10_000},),
+    "a period of a billion days": ({"interval": Interval.DAY, "interval_count": 10**9},),
+}
+
+
+@pytest.mark.parametrize("terms", cases(NO_CALENDAR))
+def test_nobody_signs_up_to(terms: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSchedule):
+        signed_up(**terms)
+
+
+ENDLESS = plan("endless", price_minor=1, interval=Interval.YEAR, interval_count=9_000, assignable_by=BOUGHT)
+
+
+@pytest.mark.parametrize("verb", ["checkout", "assign"])
+def test_a_plan_that_leaves_the_calendar_is_refused_and_nothing_has_happened(verb: str) -> None:
+    life = lived(ON_STARTER, "01-12", under=rules([*RULES.plans.values(), ENDLESS]))
+    before = life.state
+    with pytest.raises(InvalidSchedule):
+        getattr(life, verb)(when("01-12"), "endless")
+    assert life.state == before
+    assert len(life.invoices) == 1
+
+
+def test_at_the_end_of_the_calendar_a_life_stands_still() -> None:
+    life = signed_up(at=on("9999-01-31"))
+    life.until(on("9999-12-30"))
+    before = life.state
+    with pytest.raises(InvalidSchedule):
+        life.until(on("9999-12-31"))
+    assert life.state == before
+    assert [f"{period.starts_at:%m-%d}" for period in life.period_list()][-3:] == ["09-30", "10-31", "11-30"]
+
+
+@pytest.mark.parametrize("interval", list(Interval))
+@pytest.mark.parametrize("price_minor", [0, 100], ids=["free", "paid ahead"])
+def test_the_longest_plan_that_can_be_stored_leads_nobody_out_of_the_calendar(
+    interval: Interval, price_minor: int
+) -> None:
+    """Counts go up to 366 (`plan_interval_count_positive`), and instants that come in up to the year 2200."""
+    terms: dict[str, Any] = {"interval": interval, "interval_count": 366, "credits_per_month": 0, "grace_days": 28}
+    long = plan("long", price_minor=price_minor, **terms)
+    life = Life.of(rules([plan("free-trial", trial_days=365), long], transfer_grace_days=60), on("2199-12-31 23:59"))
+    if price_minor:
+        life.buy(life.now, "long")
+        life.buy(life.now, "long")
+    else:
+        life.assign(life.now, "long")
+    assert (life.access_ends_at() is None) == (price_minor == 0)
+    life.until(life.live.current_period_ends_at)
+    assert (life.access_ends_at() is None) == (price_minor == 0)
+    assert_sound(life)
+    assert len(life.periods) == 2
 
 
 def test_local_wall_time_is_kept_across_a_change_of_the_clocks() -> None:

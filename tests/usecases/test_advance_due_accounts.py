@@ -260,6 +260,26 @@ def test_an_operation_that_was_accepted_in_time_goes_first_however_late_it_is_ex
     assert [row.starts_at for row in periods] == [on("2026-01-10"), on("2026-01-23")]
 
 
+@pytest.mark.parametrize("late", [pytest.param(False, id="in time"), pytest.param(True, id="late")])
+def test_what_becomes_due_before_an_operation_takes_no_account_past_it(office: Office, *, late: bool) -> None:
+    who = office.sign_up()
+    office.adjust(who, 5, on("2026-01-15"))  # expires before the payment is accepted
+    invoice_id = office.open_invoice(who)
+    office.now = on("2026-01-20")
+    confirmation = office.confirmation(who, invoice_id, office.card_payment(who, invoice_id))
+    if not late:
+        office.execute(confirmation)
+    office.tick(on("2026-02-01"))  # the trial ends on the 24th
+    if late:
+        office.execute(confirmation)
+    periods = office.rows("SELECT starts_at, ends_at FROM subscription_periods ORDER BY starts_at")
+    assert [tuple(period) for period in periods] == [
+        (on("2026-01-10"), on("2026-01-20")),
+        (on("2026-01-20"), on("2026-02-20")),
+    ]
+    assert office.state(who).account.status == "active"
+
+
 def test_one_that_was_accepted_too_late_holds_nothing_up(office: Office) -> None:
     who = office.sign_up()
     invoice_id = office.open_invoice(who)
