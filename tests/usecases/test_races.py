@@ -20,6 +20,7 @@ from shared.domain.operation import OperationKind, PrincipalKind
 from shared.domain.requests import OpenInvoice, SignUp
 from shared.errors import BillingError, HoldNotOpen, IdempotencyKeyReused, InsufficientCredits
 from shared.ids import new_id
+from shared.usecases.advance_due_accounts import advance_due_accounts
 from shared.usecases.open_invoice import open_invoice
 from tests.factories import on
 from tests.office import Customer, Office
@@ -121,6 +122,31 @@ def wait_for_a_lock(office: Office) -> None:
             return
         sleep(0.01)
     raise AssertionError("nobody waits")
+
+
+# --- a rollover and those who spend meanwhile ---------------------------------------------------------------
+
+
+def test_spending_waits_for_the_batch_that_rolls_its_account_and_for_no_other(office: Office) -> None:
+    people = [office.sign_up() for _ in range(2)]
+    for who in people:
+        office.assign(who, "free")
+    first, second = sorted(people, key=lambda who: who.account_id)
+    office.now = on("2026-02-20")
+    with ThreadPoolExecutor(1) as threads, office.database.transaction() as other_batch:
+        with office.database.transaction() as batch:
+            assert roll_one(office, batch) == 1
+            assert roll_one(office, other_batch) == 1, "it passes by what is locked"
+            spending = threads.submit(office.consume, first, 100, "call")
+            wait_for_a_lock(office)
+            assert not spending.done()
+        assert spending.result(timeout=10).balance_credits == 0, "the other batch is still open"
+    assert office.consume(second, 100, "call").balance_credits == 0
+
+
+def roll_one(office: Office, tx: Tx) -> int:
+    rules = load_rules(tx, office.settings)
+    return advance_due_accounts(tx, rules, Transition.GRANT_EXPIRY, as_of=office.now, limit=1)
 
 
 # --- money ------------------------------------------------------------------------------------------------
