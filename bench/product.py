@@ -76,16 +76,18 @@ def send_renewals(settings: Settings, *, as_of: datetime) -> None:
 
 
 def is_due(database: Database, as_of: datetime) -> bool:
-    """Whether any committed renewal is left to do."""
+    """Whether any committed renewal is left to do.
+
+    Looks from the end, for at the beginning of the index are those that have been done, until a vacuum.
+    """
     with database.transaction() as tx:
-        due: bool = tx.scalar(
+        last = tx.maybe(
             """
-            SELECT EXISTS (
-                SELECT FROM accounts
-                WHERE next_transition = 'renewal' AND next_transition_at <= %(as_of)s
-                  AND test_clock_id IS NULL AND parked_at IS NULL AND deleted_at IS NULL
-            )
+            SELECT FROM accounts
+            WHERE next_transition = 'renewal' AND next_transition_at <= %(as_of)s
+              AND test_clock_id IS NULL AND parked_at IS NULL AND deleted_at IS NULL
+            ORDER BY next_transition_at DESC, id DESC LIMIT 1
             """,
             as_of=as_of,
         )
-    return due
+    return last is not None
