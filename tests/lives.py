@@ -299,7 +299,7 @@ class Life:
     def _post(self, at: datetime, taken: list[tuple[CreditGrant, int]], *, key: str, **posting: Any) -> None:
         state = self.state
         for line, (grant, part) in enumerate(taken):
-            state = lifecycle._set_grant(state, replace(grant, remaining=grant.remaining - part))
+            state = lifecycle._replace_grant(state, grant, replace(grant, remaining=grant.remaining - part))
             state = lifecycle._post(
                 state,
                 grant_id=grant.id,
@@ -320,7 +320,7 @@ class Life:
         state, held = self.state, dict(parts)
         for one in state.grants:
             if one.id in held:
-                state = lifecycle._set_grant(state, replace(one, held=one.held + sign * held[one.id]))
+                state = lifecycle._replace_grant(state, one, replace(one, held=one.held + sign * held[one.id]))
         self._become(state)
 
     def _opened(self, at: datetime) -> AccountState:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 from typer.main import get_command
 
+from bench import report
 from shared.config import PROJECT_DIR, Settings
 from shared.db.checks import CHECKS
 from shared.embedded import servers
@@ -170,3 +171,7 @@ def test_the_tour_runs_as_it_is_written(tmp_path: Path) -> None:
     assert '"code": "insufficient_credits"' in ran.stdout
     assert '"status": "active"' in ran.stdout
     assert '"next_plan": "growth"' in ran.stdout
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    assert report.markdown(report.load()) in README

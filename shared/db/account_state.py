@@ -283,13 +283,16 @@ def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     insert_many(tx, "credit_transactions", TRANSACTION_TYPES, transactions)
 
     decided = [change.decided for change in changes]
+    accounts = [state.account for state in decided]
+    written = changed_fields([change.loaded.account for change in changes], accounts)
     due = [next_transition(state) or (None, None) for state in decided]
     derived: dict[str, list[Any]] = {
         "access_ends_at": [access_ends_at(state, rules) for state in decided],
         "next_transition": [transition for _, transition in due],
         "next_transition_at": [at for at, _ in due],
     }
-    update_many(tx, "accounts", ACCOUNT_TYPES, [state.account for state in decided], key=("id",), derived=derived)
+    types = _only(ACCOUNT_TYPES, {"id", *written, *derived})
+    update_many(tx, "accounts", types, accounts, key=("id",), derived=derived)
 
     new_invoices, _, changed_invoices = _difference(changes, "invoices")
     invoices.update(tx, changed_invoices)

@@ -7,19 +7,22 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared.db.engine import Tx
+from shared.domain.account import Account
 from shared.errors import NotFound
 
 
-def create(tx: Tx, *, account_id: UUID, name: str, time_zone: str, test_clock_id: UUID | None) -> None:
+def create(tx: Tx, account: Account, *, name: str, test_clock_id: UUID | None) -> None:
     """A customer's account before its first subscription; `account_state.write` completes it."""
     tx.execute(
         """
-        INSERT INTO accounts (id, kind, name, time_zone, status, test_clock_id)
-        VALUES (%(id)s, 'customer', %(name)s, %(time_zone)s, 'trial', %(test_clock_id)s)
+        INSERT INTO accounts (id, kind, name, time_zone, status, acted_at, test_clock_id)
+        VALUES (%(id)s, 'customer', %(name)s, %(time_zone)s, %(status)s, %(acted_at)s, %(test_clock_id)s)
         """,
-        id=account_id,
+        id=account.id,
         name=name,
-        time_zone=time_zone,
+        time_zone=account.time_zone,
+        status=str(account.status),
+        acted_at=account.acted_at,
         test_clock_id=test_clock_id,
     )
 

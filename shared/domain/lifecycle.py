@@ -307,10 +307,9 @@ def _grant_expiry(state: AccountState, rules: Rules, at: datetime) -> AccountSta
             kept = carried_over(seeds, cap=plan.credit_rollover_cap)
             kept_until = period_containing(sub.anchor_at, Interval.MONTH, 1, at, sub.time_zone)[2]
     for grant in expiring:
-        carried = kept.get(grant.id, 0)
-        state = _set_grant(
-            state, replace(grant, remaining=carried, expires_at=kept_until if carried else grant.expires_at)
-        )
+        carried = kept.get(grant.id, 0) if kept else 0
+        left = replace(grant, remaining=carried, expires_at=kept_until if carried else grant.expires_at)
+        state = _replace_grant(state, grant, left)
         if grant.remaining > carried:
             state = _post(
                 state,
@@ -566,7 +565,7 @@ def adjust_credits(
         )
         return _post(replace(state, grants=(*state.grants, grant)), grant_id=grant.id, amount=amount, **posting)
     for line, (grant, part) in enumerate(take(state.grants, -amount, at=at)):
-        state = _set_grant(state, replace(grant, remaining=grant.remaining - part))
+        state = _replace_grant(state, grant, replace(grant, remaining=grant.remaining - part))
         state = _post(state, grant_id=grant.id, amount=-part, line=line, **posting)
     return state
 
@@ -839,11 +838,23 @@ def _void_invoices(state: AccountState, ids: set[UUID], at: datetime) -> Account
     )
 
 
-def _set_grant(state: AccountState, grant: CreditGrant) -> AccountState:
-    return replace(state, grants=tuple(grant if g.id == grant.id else g for g in state.grants))
+def _replace_grant(state: AccountState, grant: CreditGrant, by: CreditGrant) -> AccountState:
+    return replace(state, grants=tuple([by if one is grant else one for one in state.grants]))
 
 
-def _post(state: AccountState, *, amount: int, line: int = 0, **posting: Any) -> AccountState:
+def _post(
+    state: AccountState,
+    *,
+    grant_id: UUID,
+    kind: TransactionKind,
+    amount: int,
+    idempotency_key: str,
+    effective_at: datetime,
+    source: Source,
+    source_id: UUID,
+    line: int = 0,
+    reason: str | None = None,
+) -> AccountState:
     """Append a row to the ledger and move the balance with it."""
     account = replace(
         state.account,
@@ -853,10 +864,16 @@ def _post(state: AccountState, *, amount: int, line: int = 0, **posting: Any) ->
     transaction = CreditTransaction(
         account_id=account.id,
         seq=account.ledger_seq,
+        grant_id=grant_id,
+        kind=kind,
         amount=amount,
         balance_after=account.balance_credits,
+        idempotency_key=idempotency_key,
         line=line,
-        **posting,
+        effective_at=effective_at,
+        source=source,
+        source_id=source_id,
+        reason=reason,
     )
     return replace(state, account=account, transactions=(*state.transactions, transaction))
 

@@ -32,13 +32,7 @@ def sign_up(tx: Tx, operation: Operation, request: SignUp, rules: Rules, *, now:
     )
     state = lifecycle.sign_up(account, rules, plan, at=now)
     user_id = rules.new_id()
-    accounts.create(
-        tx,
-        account_id=account.id,
-        name=request.account_name,
-        time_zone=request.time_zone,
-        test_clock_id=request.test_clock_id,
-    )
+    accounts.create(tx, account, name=request.account_name, test_clock_id=request.test_clock_id)
     accounts.create_user(
         tx,
         user_id=user_id,
