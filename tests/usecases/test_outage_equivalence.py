@@ -10,9 +10,8 @@ each pattern has to begin at the start.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from random import Random
 from threading import Barrier
@@ -32,11 +31,10 @@ from hypothesis.stateful import (
 from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import Row
-from sqlalchemy.event import listen
 
 from shared.config import Settings
 from shared.db import credits
-from shared.db.engine import Database, Tx
+from shared.db.engine import Database, S, Tx
 from shared.db.plans import load_rules
 from shared.domain import lifecycle
 from shared.domain.invoice import Invoice, InvoiceStatus, PaymentMethod
@@ -177,7 +175,7 @@ JOBS = {transition.job: transition for transition in Transition}
 
 
 class DiedError(BaseException):
-    """A worker is gone in the middle of its work; nobody catches that."""
+    """A worker is gone in the middle of its work or before its commit; nobody catches that."""
 
 
 class Deed(NamedTuple):
@@ -250,33 +248,50 @@ class Telling:
 
     def one_pass(self, job: Job, at: datetime, *, limit: int, statements: int | None = None) -> int:
         """One transaction of a job; how many accounts it took up. statements: after so many its worker dies."""
-        with self.office.database.transaction() as tx, mortal(tx, statements):
+        with self.office.database.transaction() as immortal:
+            tx = immortal if statements is None else MortalTx(immortal, statements)
             rules = load_rules(tx, self.office.settings)
             if job is Job.RELEASE_HOLDS:
                 passed = release_expired_holds(tx, rules, at, limit)
             else:
                 passed = advance_due_accounts(tx, rules, JOBS[job], as_of=at, limit=limit)
+            if statements is not None:
+                raise DiedError
         self.seen["accounts taken up"] += passed
         return passed
 
 
-@contextmanager
-def mortal(tx: Tx, statements: int | None) -> Iterator[None]:
-    """A worker that dies before its next statement after so many, or before it commits; unless None are stated."""
-    if statements is None:
-        yield
-        return
-    left = statements
+class MortalTx(Tx):
+    """A transaction whose worker dies before its next statement, after so many."""
 
-    def count(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+    def __init__(self, tx: Tx, statements: int) -> None:
+        super().__init__(tx.connection)
+        self._left = statements
+
+    def _live_on(self) -> None:
+        self._left -= 1
+        if self._left < 0:
             raise DiedError
 
-    listen(tx.connection, "before_cursor_execute", count)
-    yield
-    raise DiedError
+    def rows(self, sql: str, **params: Any) -> Sequence[Row[Any]]:
+        self._live_on()
+        return super().rows(sql, **params)
+
+    def scalar(self, sql: str, **params: Any) -> Any:
+        self._live_on()
+        return super().scalar(sql, **params)
+
+    def execute(self, sql: str, **params: Any) -> int:
+        self._live_on()
+        return super().execute(sql, **params)
+
+    def structs(self, kind: type[S], sql: str, **params: Any) -> list[S]:
+        self._live_on()
+        return super().structs(kind, sql, **params)
+
+    def copy(self, sql: str, types: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> None:
+        self._live_on()
+        super().copy(sql, types, rows)
 
 
 Pattern = Callable[[Telling, datetime], None]
