@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from shared.broker import TASK_TIME_LIMIT_SECONDS
 from shared.clock import monotonic, utc_now
-from shared.db import job_runs, operations, payments
+from shared.db import account_state, job_runs, operations, payments
 from shared.db.engine import Tx, with_retries
 from shared.db.plans import load_rules
 from shared.domain.operation import Operation, OperationKind, OperationStatus
@@ -206,6 +206,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
     with structlog.contextvars.bound_contextvars(kind=str(operation.kind), account_id=str(operation.account_id)):
         try:
             _require_attempts_left(operation, settings.operation_max_attempts)
+            _apply_what_is_due(operation)
             work(operation, msgspec.convert(operation.payload, request_type))
             log.info("operation_executed", attempts=operation.attempts)
         except BillingError as error:
@@ -235,6 +236,17 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
 
             status = with_retries(postpone)
             log.exception("operation_failed_unexpectedly", attempts=operation.attempts, status=str(status))
+
+
+def _apply_what_is_due(operation: Operation) -> None:
+    """Before the work, in a transaction of its own: what a refusal cites is then there, though its work is undone."""
+
+    def catch_up() -> None:
+        with runtime().database.transaction() as tx:
+            if operation.account_id is not None:
+                account_state.catch_up(tx, operation.account_id, runtime().settings, now=operation.created_at)
+
+    with_retries(catch_up)
 
 
 def _require_attempts_left(operation: Operation, limit: int) -> None:

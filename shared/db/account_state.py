@@ -13,9 +13,11 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from shared.db import invoices
+from shared.config import Settings
+from shared.db import invoices, operations
 from shared.db.bulk import changed_fields, columns, delete_many, insert_many, update_many
 from shared.db.engine import Tx
+from shared.db.plans import load_rules
 from shared.domain.account import Account, AccountState
 from shared.domain.credits import CreditGrant
 from shared.domain.invoice import Invoice
@@ -149,6 +151,27 @@ def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: d
     if operation.account_id is None:
         raise NotFound("the operation names no account")
     return open_account(tx, operation.account_id, rules, now=now)
+
+
+def catch_up(tx: Tx, account_id: UUID, settings: Settings, *, now: datetime) -> None:
+    """Lock the account and apply what was due at its instant, as a job would.
+
+    Nothing passes an operation that was accepted and is not executed yet: it may change what becomes due
+    after it. A parked account is left as it is, until somebody has looked at it.
+    """
+    if not lock(tx, [account_id]):
+        return
+    account = tx.one(
+        "SELECT parked_at, next_transition_at, account_now(id, %(now)s) AS now FROM accounts WHERE id = %(id)s",
+        id=account_id,
+        now=now,
+    )
+    due = account.next_transition_at is not None and account.next_transition_at <= account.now
+    if due and account.parked_at is None:
+        as_of = min(account.now, operations.waiting_since(tx, [account_id]).get(account_id, account.now))
+        (loaded,) = load(tx, [account_id], as_of=as_of)
+        rules = load_rules(tx, settings)
+        write(tx, [Change(loaded, advance(loaded, rules, as_of=as_of))], rules)
 
 
 def now_for(tx: Tx, account_id: UUID, now: datetime) -> datetime:

@@ -15,11 +15,8 @@ from sqlalchemy import Row
 
 from shared import errors
 from shared.config import Settings, get_settings
-from shared.db import account_state, operations
-from shared.db.account_state import Change
+from shared.db import account_state
 from shared.db.engine import Tx
-from shared.db.plans import load_rules
-from shared.domain import lifecycle
 from shared.domain.credits import MAX_CREDITS, Source
 from shared.ids import new_id
 
@@ -207,24 +204,6 @@ def balance(tx: Tx, account_id: UUID, *, now: datetime) -> Balance:
     )
 
 
-def catch_up(tx: Tx, account_id: UUID, *, now: datetime, settings: Settings | None = None) -> None:
-    """Lock the account and apply what was due at its instant; settings: the process's own unless stated.
-
-    Nothing passes an operation that was accepted and is not executed yet: it may change what becomes due
-    after it. A parked account is left as it is, until somebody has looked at it.
-    """
-    if not account_state.lock(tx, [account_id]):
-        return
-    account = tx.one(
-        "SELECT parked_at, account_now(id, %(now)s) AS now FROM accounts WHERE id = %(id)s", id=account_id, now=now
-    )
-    if account.parked_at is None:
-        as_of = min(account.now, operations.waiting_since(tx, [account_id]).get(account_id, account.now))
-        (loaded,) = account_state.load(tx, [account_id], as_of=as_of)
-        rules = load_rules(tx, settings or get_settings())
-        account_state.write(tx, [Change(loaded, lifecycle.advance(loaded, rules, as_of=as_of))], rules)
-
-
 def _ask(
     tx: Tx, function: str, account_id: UUID, *, now: datetime, settings: Settings | None, **params: Any
 ) -> Row[Any]:
@@ -233,7 +212,7 @@ def _ask(
     params |= {"account_id": account_id, "now": now}
     row = tx.maybe(answer.format(_UP_TO_DATE, function), **params)
     if row is None:
-        catch_up(tx, account_id, now=now, settings=settings)
+        account_state.catch_up(tx, account_id, settings or get_settings(), now=now)
         row = tx.one(answer.format(_AS_STORED, function), **params)
     return row
 

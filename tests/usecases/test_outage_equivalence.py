@@ -33,7 +33,7 @@ from msgspec.structs import asdict
 from sqlalchemy import Row
 
 from shared.config import Settings
-from shared.db import credits
+from shared.db import account_state
 from shared.db.engine import Database, S, Tx
 from shared.db.plans import load_rules
 from shared.domain import lifecycle
@@ -79,7 +79,7 @@ class StoredLife:
         """Whoever names an invoice has seen it, so what was due has been written."""
         self.office.now = at
         with self.office.database.transaction() as tx:
-            credits.catch_up(tx, self.who.account_id, now=at, settings=self.office.settings)
+            account_state.catch_up(tx, self.who.account_id, self.office.settings, now=at)
 
     def checkout(self, at: datetime, slug: str) -> Invoice | None:
         request = OpenInvoice(plan=slug, payment_method=PaymentMethod.MANUAL)

@@ -424,3 +424,17 @@ def test_a_status_that_is_final_never_changes(worker: Worker, office: Office) ->
         )
     assert office.operation(operation_id) == row
     assert row.status == OperationStatus.SUCCEEDED
+
+
+# --- refusals -------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_cites_what_is_there_though_no_job_has_been(worker: Worker, office: Office) -> None:
+    office.now = on("2026-01-10")
+    who = office.sign_up()
+    office.buy(who)
+    office.now = on("2026-02-11")  # renewed, unpaid, and no job knows of it yet
+    row = worker.perform(checkout(office, who))
+    assert (row.status, row.problem["code"]) == ("failed", "invoice_already_open")
+    cited = office.row("SELECT status, period_starts_at FROM invoices WHERE id = %(id)s", id=row.problem["invoice_id"])
+    assert tuple(cited) == ("open", on("2026-02-10"))
