@@ -110,8 +110,8 @@ def habits(place: Lab, rounds: int) -> list[Run]:
     runs = []
     for number in range(rounds):
         with place.book(HABIT_ACCOUNTS) as settings:
-            os.environ.update(settings.as_environment())  # its Celery app is made when the module is loaded
-            from bench import habit  # noqa: PLC0415
+            os.environ.update(settings.as_environment())
+            from bench import habit  # noqa: PLC0415 (its Celery app reads the environment when it is loaded)
 
             runs.append(habit.roll(place, settings, accounts=HABIT_ACCOUNTS, processes=2, as_of=AS_OF))
         console.print(f"round {number + 1}: habit: {runs[-1].rate:,.0f}/s")

@@ -74,7 +74,7 @@ class Tx:
         """All rows as structs, for large sets. The columns are those of `kind`, in its order; `kind` is array-like."""
         with _sqlalchemy_errors(sql), self._driver.cursor(binary=True) as cursor:
             rows = cursor.execute(sql.encode(), params).fetchall()
-        return msgspec.convert(rows, list[kind])  # type: ignore[valid-type]
+        return msgspec.convert(rows, list[kind])  # type: ignore[valid-type] # a type that is known at run time
 
     def copy(self, sql: str, types: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> None:
         """Run a `COPY … FROM STDIN (FORMAT BINARY)`. types: of the columns, exactly, for the format has no others."""
