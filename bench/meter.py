@@ -1,7 +1,7 @@
 """What a measurement costs: seconds, and the processor time and memory of the processes that take part."""
 
-import statistics
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -47,7 +47,7 @@ class Meter:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        self._look()
+        self._look(beginning=True)
         self._started = monotonic()
         self._thread.start()
         return self
@@ -76,7 +76,7 @@ class Meter:
         while not self._done.wait(SAMPLE_SECONDS):
             self._look()
 
-    def _look(self) -> None:
+    def _look(self, *, beginning: bool = False) -> None:
         for group, roots in self._roots.items():
             for process in _with_descendants(roots):
                 with suppress(psutil.Error):
@@ -84,7 +84,7 @@ class Meter:
                     key = group, process.pid
                     self._last[key] = times.user + times.system
                     # Who was not there at the beginning began at nothing.
-                    self._first.setdefault(key, self._last[key] if not self._thread.is_alive() else 0.0)
+                    self._first.setdefault(key, self._last[key] if beginning else 0.0)
                     if group == "python":
                         self._peak = max(self._peak, process.memory_info().rss / 2**20)
 
@@ -97,11 +97,6 @@ def _with_descendants(roots: Iterable[int]) -> Iterator[psutil.Process]:
             yield from process.children(recursive=True)
 
 
-def median(runs: Sequence[Run], value: Callable[[Run], float]) -> float:
-    """The median of `value` over runs of one thing."""
-    return statistics.median(map(value, runs))
-
-
 @contextmanager
 def timed(into: list[float]) -> Iterator[None]:
     """Append how many seconds the block took."""
@@ -111,10 +106,9 @@ def timed(into: list[float]) -> Iterator[None]:
 
 
 def await_until(condition: Callable[[], Any], what: str, *, seconds: float) -> None:
-    """Look ten times a second until it holds. Raises TimeoutError."""
+    """Look twenty times a second until it holds. Raises TimeoutError."""
     deadline = monotonic() + seconds
-    pause = threading.Event()
     while not condition():
         if monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
-        pause.wait(0.05)
+        time.sleep(0.05)

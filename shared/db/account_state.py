@@ -154,21 +154,21 @@ def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: d
 
 
 def catch_up(tx: Tx, account_id: UUID, settings: Settings, *, now: datetime) -> None:
-    """Lock the account and apply what was due at its instant, as a job would.
+    """Apply what was due at the account's instant, as a job would; it is locked only if something was.
 
     Nothing passes an operation that was accepted and is not executed yet: it may change what becomes due
     after it. A parked account is left as it is, until somebody has looked at it.
     """
-    if not lock(tx, [account_id]):
-        return
-    account = tx.one(
-        "SELECT parked_at, next_transition_at, account_now(id, %(now)s) AS now FROM accounts WHERE id = %(id)s",
+    due = tx.maybe(
+        """
+        SELECT account_now(id, %(now)s) AS now FROM accounts
+        WHERE id = %(id)s AND next_transition_at <= account_now(id, %(now)s) AND parked_at IS NULL
+        """,
         id=account_id,
         now=now,
     )
-    due = account.next_transition_at is not None and account.next_transition_at <= account.now
-    if due and account.parked_at is None:
-        as_of = min(account.now, operations.waiting_since(tx, [account_id]).get(account_id, account.now))
+    if due is not None and lock(tx, [account_id]):
+        as_of = min(due.now, operations.waiting_since(tx, [account_id]).get(account_id, due.now))
         (loaded,) = load(tx, [account_id], as_of=as_of)
         rules = load_rules(tx, settings)
         write(tx, [Change(loaded, advance(loaded, rules, as_of=as_of))], rules)

@@ -91,7 +91,7 @@ def find(tx: Tx, check: Check, rules: Rules) -> Finding | None:
 
 
 def _run(tx: Tx, checks: Sequence[Check], settings: Settings) -> list[Finding]:
-    tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    tx.read_one_instant()
     tx.execute(f"SET LOCAL statement_timeout = '{TIMEOUT_MINUTES}min'")
     tx.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
     rules = load_rules(tx, settings)

@@ -83,6 +83,10 @@ class Tx:
             for row in rows:
                 copy.write_row(row)
 
+    def read_one_instant(self) -> None:
+        """From here on read the database as it is now, whatever others commit, and write nothing. First of all only."""
+        self.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
     @property
     def _driver(self) -> psycopg.Connection[Any]:
         connection = self.connection.connection.driver_connection

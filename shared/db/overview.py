@@ -80,7 +80,7 @@ SECTIONS: Final[Mapping[str, str]] = {
 
 def overview(tx: Tx, *, now: datetime) -> dict[str, Section]:
     """The rows of every section, by the section's name. tx: fresh; all sections see one instant."""
-    tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    tx.read_one_instant()
     return {
         name: [
             row._asdict()

@@ -1,7 +1,6 @@
 """What a timeline is computed from: an account, as one instant of the database has it."""
 
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
 from msgspec import Struct
@@ -12,8 +11,6 @@ from shared.db.engine import Tx
 from shared.db.plans import load_rules
 from shared.domain.account import AccountState
 from shared.domain.plan import Rules
-
-ONE_INSTANT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Outlook(Struct, frozen=True):
@@ -30,6 +27,6 @@ def read(tx: Tx, account_id: UUID, settings: Settings, *, now: datetime) -> Outl
     tx: fresh. An account is several rows, and while they are read somebody may consume or a job may
     write: only within one instant do grants, balance and periods belong together.
     """
-    tx.execute(ONE_INSTANT)
+    tx.read_one_instant()
     (state,) = account_state.read(tx, [account_id])
     return Outlook(state, load_rules(tx, settings), account_state.now_for(tx, account_id, now))
