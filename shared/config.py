@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         10, ge=0, le=60, description="how long an undecided bank transfer defers a suspension"
     )
     invoice_due_days: int = Field(14, ge=0, le=120, description="time to pay an invoice opened at checkout")
+    low_credits_percent: int = Field(
+        20, ge=0, le=100, description="share of a month's credits below which an account runs low"
+    )
     hold_ttl_seconds: int = Field(15 * 60, ge=1, le=86_400, description="life of a hold that states none")
     hold_ttl_max_seconds: int = Field(86_400, ge=1, le=86_400, description="longest life a hold may ask for")
 

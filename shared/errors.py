@@ -33,6 +33,10 @@ class BillingError(Exception):
         self.detail = detail
         self.data: Mapping[str, str | int | None] = data
 
+    def document(self) -> dict[str, str | int | None]:
+        """Its three parts in one, as it is stored."""
+        return {"code": self.code, "detail": self.detail, **self.data}
+
 
 class InvalidInput(BillingError):
     """The request contradicts a rule that needs no database to be seen."""
@@ -170,6 +174,18 @@ class HoldNotOpen(Conflict):
     """The hold was captured, released or has expired."""
 
     code = "hold_not_open"
+
+
+class AlreadyReversed(Conflict):
+    """A row of the ledger is reversed once."""
+
+    code = "already_reversed"
+
+
+class NotReversible(Conflict):
+    """Reversals and expiries stay; and what was given can be taken back only as far as it is free."""
+
+    code = "not_reversible"
 
 
 class ClockMovesForward(Conflict):

@@ -66,7 +66,12 @@ def catalogue() -> list[Plan]:
 
 def rules(plans: Iterable[Plan], **terms: Any) -> Rules:
     """Rules over these plans; ten days for an undecided transfer and fourteen to pay, except for `terms`."""
-    defaults: dict[str, Any] = {"transfer_grace_days": 10, "invoice_due_days": 14, "new_id": new_id}
+    defaults: dict[str, Any] = {
+        "transfer_grace_days": 10,
+        "invoice_due_days": 14,
+        "low_credits_percent": 20,
+        "new_id": new_id,
+    }
     return Rules(plans={one.id: one for one in plans}, **(defaults | terms))
 
 

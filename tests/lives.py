@@ -16,6 +16,7 @@ from shared.domain import lifecycle
 from shared.domain.account import FULL_ACCESS, Account, AccountState, AccountStatus, Action, require_access
 from shared.domain.calendar import Interval
 from shared.domain.credits import (
+    LASTING_PRIORITY,
     CreditGrant,
     CreditTransaction,
     GrantSource,
@@ -24,6 +25,7 @@ from shared.domain.credits import (
     burn_down_order,
     take,
 )
+from shared.domain.event import Event
 from shared.domain.invoice import Invoice, InvoiceStatus, PaymentMethod
 from shared.domain.plan import Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.subscription import Period, Subscription, SubscriptionStatus
@@ -93,6 +95,7 @@ def as_loaded(state: AccountState) -> AccountState:
         invoices=tuple(sorted(filter(is_loaded, state.invoices), key=lambda invoice: invoice.id)),
         grants=tuple(sorted((one for one in state.grants if one.remaining), key=lambda one: one.id)),
         transactions=(),
+        events=(),
     )
 
 
@@ -113,6 +116,7 @@ class Life:
     invoices: dict[UUID, Invoice] = field(default_factory=dict)
     grants: dict[UUID, CreditGrant] = field(default_factory=dict)
     ledger: list[CreditTransaction] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     deeds: int = 0
 
@@ -197,23 +201,35 @@ class Life:
     def adjust(self, at: datetime, amount: int, expires_at: datetime | None = None) -> None:
         state = self._opened(at)
         self.deeds += 1
-        self._become(
-            lifecycle.adjust_credits(
-                state,
-                self.rules,
-                amount,
-                admin_id=ADMIN_ID,
-                reason="goodwill",
-                idempotency_key=f"adjust:{self.rules.new_id().hex}",
+        posting: dict[str, Any] = {
+            "key": f"adjust:{self.rules.new_id().hex}",
+            "kind": TransactionKind.ADJUST,
+            "source": Source.ADMIN,
+            "source_id": ADMIN_ID,
+            "reason": "goodwill",
+        }
+        if amount < 0:
+            taken = [(one, -part) for one, part in take(state.grants, -amount, at=at)]
+        else:
+            grant = CreditGrant(
+                id=self.rules.new_id(),
+                account_id=self.account.id,
+                source=GrantSource.ADJUST,
+                amount=amount,
+                remaining=0,
+                held=0,
+                priority=LASTING_PRIORITY,
+                effective_at=at,
                 expires_at=expires_at,
-                at=at,
             )
-        )
+            state = replace(state, grants=(*state.grants, grant))
+            taken = [(grant, amount)]
+        self._post(state, at, taken, **posting)
 
     def consume(self, at: datetime, amount: int) -> None:
         self._use_credits(at)
-        taken = take(self.state.grants, amount, at=at)
-        self._post(at, taken, key=f"consume:call {self.deeds}", source=Source.USER, source_id=USER_ID)
+        taken = [(one, -part) for one, part in take(self.state.grants, amount, at=at)]
+        self._post(self.state, at, taken, key=f"consume:call {self.deeds}", source=Source.USER, source_id=USER_ID)
 
     def hold(self, at: datetime, amount: int, ttl: timedelta) -> None:
         self._use_credits(at)
@@ -250,9 +266,9 @@ class Life:
         reserved = {one.id: one for one in self.state.grants}
         for grant_id, part in sorted(hold.parts, key=lambda one: burn_down_order(reserved[one[0]])):
             if left:
-                taken.append((reserved[grant_id], min(part, left)))
+                taken.append((reserved[grant_id], -min(part, left)))
                 left -= min(part, left)
-        self._post(at, taken, key=f"capture:{hold.id}", source=Source.HOLD, source_id=hold.id)
+        self._post(self.state, at, taken, key=f"capture:{hold.id}", source=Source.HOLD, source_id=hold.id)
 
     def release(self, at: datetime) -> None:
         """Free what the newest hold reserves, if there ever was one."""
@@ -296,15 +312,23 @@ class Life:
     def _require_use(self, at: datetime) -> None:
         require_access(Action.USE, status=self.account.status, access_ends_at=self.access_ends_at(), now=at)
 
-    def _post(self, at: datetime, taken: list[tuple[CreditGrant, int]], *, key: str, **posting: Any) -> None:
-        state = self.state
-        for line, (grant, part) in enumerate(taken):
-            state = lifecycle._replace_grant(state, grant, replace(grant, remaining=grant.remaining - part))
+    def _post(
+        self,
+        state: AccountState,
+        at: datetime,
+        moved: list[tuple[CreditGrant, int]],
+        *,
+        key: str,
+        kind: TransactionKind = TransactionKind.CONSUME,
+        **posting: Any,
+    ) -> None:
+        for line, (grant, part) in enumerate(moved):
+            state = lifecycle._replace_grant(state, grant, replace(grant, remaining=grant.remaining + part))
             state = lifecycle._post(
                 state,
                 grant_id=grant.id,
-                kind=TransactionKind.CONSUME,
-                amount=-part,
+                kind=kind,
+                amount=part,
                 line=line,
                 idempotency_key=key,
                 effective_at=at,
@@ -339,6 +363,7 @@ class Life:
         self.invoices |= {one.id: one for one in decided.invoices}
         self.grants |= {one.id: one for one in decided.grants}
         self.ledger += decided.transactions
+        self.events += decided.events
         self.state = as_loaded(decided)
 
 

@@ -12,10 +12,9 @@ from sqlalchemy import Row
 
 from shared.config import Settings
 from shared.db import account_state, admins, checks, credits, operations, payments, test_clocks
-from shared.db.engine import Database
+from shared.db.engine import Database, Tx
 from shared.db.plans import load_rules
 from shared.domain.account import AccountState
-from shared.domain.credits import Source
 from shared.domain.invoice import PaymentMethod
 from shared.domain.lifecycle import Transition
 from shared.domain.operation import OperationKind, PrincipalKind
@@ -31,6 +30,7 @@ from shared.domain.requests import (
     OpenInvoice,
     RecordPayment,
     RejectBankTransfer,
+    ReverseCredits,
     SignUp,
     SubmitBankTransfer,
 )
@@ -47,6 +47,7 @@ from shared.usecases.confirm_payment import record_intent, settle_confirmed
 from shared.usecases.open_invoice import open_invoice
 from shared.usecases.record_payment import record_payment
 from shared.usecases.reject_bank_transfer import reject_bank_transfer
+from shared.usecases.reverse_credits import reverse_credits
 from shared.usecases.sign_up import sign_up
 from shared.usecases.submit_bank_transfer import submit_bank_transfer
 from tests.factories import on
@@ -61,6 +62,7 @@ USE_CASES: dict[OperationKind, Callable[..., dict[str, Any]]] = {
     OperationKind.CANCEL_SUBSCRIPTION: cancel_subscription,
     OperationKind.ASSIGN_PLAN: assign_plan,
     OperationKind.ADJUST_CREDITS: adjust_credits,
+    OperationKind.REVERSE_CREDITS: reverse_credits,
     OperationKind.ADVANCE_TEST_CLOCK: advance_test_clock,
 }
 
@@ -159,6 +161,10 @@ class Office:
         result: dict[str, Any] = row.result
         return result
 
+    def asker(self, tx: Tx, who: Customer) -> credits.AccountAsker:
+        """Asks about this customer's credits."""
+        return credits.of_account(tx, who.account_id, lambda tx: load_rules(tx, self.settings), asker_id=who.user_id)
+
     # --- what customers ask for
 
     def sign_up(self, email: str = "", *, time_zone: str = "UTC", clock_id: UUID | None = None) -> Customer:
@@ -224,38 +230,20 @@ class Office:
 
     def consume(self, who: Customer, amount: int, key: str) -> credits.Consumption:
         with self.database.transaction() as tx:
-            return credits.consume(
-                tx,
-                who.account_id,
-                amount,
-                key=key,
-                source=Source.USER,
-                source_id=who.user_id,
-                reason=None,
-                now=self.now,
-                settings=self.settings,
-            )
+            return credits.consume(self.asker(tx, who), amount, key=key, reason=None, now=self.now)
 
     def hold(self, who: Customer, amount: int, key: str, ttl_seconds: int = 900) -> UUID:
         with self.database.transaction() as tx:
-            hold_id, _ = credits.place_hold(
-                tx,
-                who.account_id,
-                amount,
-                key=key,
-                ttl_seconds=ttl_seconds,
-                now=self.now,
-                settings=self.settings,
-            )
-        return hold_id
+            placed = credits.place_hold(self.asker(tx, who), amount, key=key, ttl_seconds=ttl_seconds, now=self.now)
+        return placed.hold.id
 
     def capture(self, who: Customer, hold_id: UUID, amount: int) -> credits.Consumption:
         with self.database.transaction() as tx:
-            return credits.capture_hold(tx, who.account_id, hold_id, amount, now=self.now, settings=self.settings)
+            return credits.capture_hold(self.asker(tx, who), hold_id, amount, now=self.now)
 
     def release(self, who: Customer, hold_id: UUID) -> None:
         with self.database.transaction() as tx:
-            credits.release_hold(tx, who.account_id, hold_id, now=self.now)
+            credits.release_hold(self.asker(tx, who), hold_id, now=self.now)
 
     # --- what an admin asks for
 
@@ -292,6 +280,10 @@ class Office:
     def adjust(self, who: Customer, amount: int, expires_at: datetime | None = None) -> Row[Any]:
         request = AdjustCredits(amount=amount, reason="goodwill", expires_at=expires_at)
         return self.ask(OperationKind.ADJUST_CREDITS, request, account_id=who.account_id, by=self.admin_id)
+
+    def reverse(self, who: Customer, seq: int) -> Row[Any]:
+        request = ReverseCredits(seq=seq, reason="it failed")
+        return self.ask(OperationKind.REVERSE_CREDITS, request, account_id=who.account_id, by=self.admin_id)
 
     def make_clock(self, now_at: datetime) -> UUID:
         clock_id = new_id()

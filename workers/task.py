@@ -243,8 +243,9 @@ def _apply_what_is_due(operation: Operation) -> None:
 
     def catch_up() -> None:
         with runtime().database.transaction() as tx:
-            if operation.account_id is not None:
-                account_state.catch_up(tx, operation.account_id, runtime().settings, now=operation.created_at)
+            account_id, now = operation.account_id, operation.created_at
+            if account_id is not None and account_state.is_due(tx, account_id, now=now):
+                account_state.catch_up(tx, account_id, load_rules(tx, runtime().settings), now=now)
 
     with_retries(catch_up)
 

@@ -13,15 +13,13 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from shared.config import Settings
-from shared.db import invoices, operations
+from shared.db import events, invoices, operations
 from shared.db.bulk import changed_fields, columns, delete_many, insert_many, update_many
 from shared.db.engine import Tx
-from shared.db.plans import load_rules
 from shared.domain.account import Account, AccountState
 from shared.domain.credits import CreditGrant
 from shared.domain.invoice import Invoice
-from shared.domain.lifecycle import Transition, access_ends_at, acted, advance, next_transition
+from shared.domain.lifecycle import Transition, access_ends_at, acted, advance, low_credits, next_transition
 from shared.domain.operation import Operation
 from shared.domain.plan import Rules
 from shared.domain.subscription import Period, Subscription
@@ -113,6 +111,7 @@ ACCOUNT_TYPES: Final = {
     "access_ends_at": "timestamptz",
     "next_transition": "text",
     "next_transition_at": "timestamptz",
+    "low_credits": "bigint",
 }
 
 
@@ -153,24 +152,31 @@ def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: d
     return open_account(tx, operation.account_id, rules, now=now)
 
 
-def catch_up(tx: Tx, account_id: UUID, settings: Settings, *, now: datetime) -> None:
-    """Apply what was due at the account's instant, as a job would; it is locked only if something was.
-
-    Nothing passes an operation that was accepted and is not executed yet: it may change what becomes due
-    after it. A parked account is left as it is, until somebody has looked at it.
-    """
-    due = tx.maybe(
+def is_due(tx: Tx, account_id: UUID, *, now: datetime) -> bool:
+    """Whether something is due at the account's instant. Not of a parked one, until somebody has looked at it."""
+    due: bool = tx.scalar(
         """
-        SELECT account_now(id, %(now)s) AS now FROM accounts
-        WHERE id = %(id)s AND next_transition_at <= account_now(id, %(now)s) AND parked_at IS NULL
+        SELECT EXISTS (
+            SELECT FROM accounts
+            WHERE id = %(id)s AND next_transition_at <= account_now(id, %(now)s) AND parked_at IS NULL
+        )
         """,
         id=account_id,
         now=now,
     )
-    if due is not None and lock(tx, [account_id]):
-        as_of = min(due.now, operations.waiting_since(tx, [account_id]).get(account_id, due.now))
+    return due
+
+
+def catch_up(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> None:
+    """Apply what was due at the account's instant, as a job would.
+
+    Nothing passes an operation that was accepted and is not executed yet: it may change what becomes due
+    after it.
+    """
+    if lock(tx, [account_id]):
+        now = now_for(tx, account_id, now)
+        as_of = min(now, operations.waiting_since(tx, [account_id]).get(account_id, now))
         (loaded,) = load(tx, [account_id], as_of=as_of)
-        rules = load_rules(tx, settings)
         write(tx, [Change(loaded, advance(loaded, rules, as_of=as_of))], rules)
 
 
@@ -268,7 +274,7 @@ def read(tx: Tx, account_ids: Sequence[UUID]) -> list[AccountState]:
             CreditGrant,
             f"""
             SELECT {columns(CreditGrant)} FROM credit_grants
-            WHERE account_id = ANY (%(ids)b) AND remaining > 0 ORDER BY id
+            WHERE account_id = ANY (%(ids)b) AND NOT spent ORDER BY id
             """,  # noqa: S608 (fields of a struct of ours)
             ids=ids,
         )
@@ -313,12 +319,14 @@ def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
         "access_ends_at": [access_ends_at(state, rules) for state in decided],
         "next_transition": [transition for _, transition in due],
         "next_transition_at": [at for at, _ in due],
+        "low_credits": [low_credits(state, rules) for state in decided],
     }
     types = _only(ACCOUNT_TYPES, {"id", *written, *derived})
     update_many(tx, "accounts", types, accounts, key=("id",), derived=derived)
 
     new_invoices, _, changed_invoices = _difference(changes, "invoices")
     invoices.update(tx, changed_invoices)
+    events.insert(tx, [event for state in decided for event in state.events])
     invoices.number_and_insert(tx, new_invoices)
 
 

@@ -21,7 +21,7 @@ from shared.db.plans import load_rules
 from shared.domain.account import AccountState
 from shared.domain.calendar import boundary
 from shared.domain.invoice import creditor_reference
-from shared.domain.lifecycle import access_ends_at, next_transition
+from shared.domain.lifecycle import access_ends_at, low_credits, next_transition
 from shared.domain.plan import Rules
 from shared.domain.subscription import Subscription, SubscriptionStatus
 from shared.errors import BillingError
@@ -127,7 +127,7 @@ def _wrong_references(tx: Tx, _rules: Rules) -> Iterator[Broken]:
 def _stale_columns(tx: Tx, rules: Rules) -> Iterator[Broken]:
     """Stored columns of accounts and their live subscriptions that a pure function derives otherwise."""
     sql = """
-        SELECT id, next_transition, next_transition_at, access_ends_at FROM accounts
+        SELECT id, next_transition, next_transition_at, access_ends_at, low_credits FROM accounts
         WHERE kind = 'customer' AND id > %(after)s ORDER BY id LIMIT %(limit)s
         """
     for rows in _chunks(tx, sql):
@@ -171,7 +171,7 @@ def _awaiting_expiry_of_nothing(tx: Tx, account_ids: list[UUID]) -> set[UUID]:
 
 def _is_earlier(stored: Broken, derived: Broken) -> bool:
     due_at = derived.get("next_transition_at")
-    return "state" not in derived and (due_at is None or stored["next_transition_at"] < due_at)
+    return "state" not in derived and (due_at is None or stored["next_transition_at"] <= due_at)
 
 
 def _states(tx: Tx, account_ids: list[UUID]) -> Iterator[tuple[UUID, AccountState | str]]:
@@ -189,12 +189,13 @@ def _states(tx: Tx, account_ids: list[UUID]) -> Iterator[tuple[UUID, AccountStat
         yield state.account.id, state
 
 
-def _derived(state: AccountState, rules: Rules) -> dict[str, datetime | str | None]:
+def _derived(state: AccountState, rules: Rules) -> dict[str, datetime | str | int | None]:
     due_at, transition = next_transition(state) or (None, None)
     return {
         "next_transition": transition,
         "next_transition_at": due_at,
         "access_ends_at": access_ends_at(state, rules),
+        "low_credits": low_credits(state, rules),
         "renews_at": state.live.renews_at if state.live else None,
     }
 
@@ -501,10 +502,10 @@ CHECKS: Final = (
     ),
     Check(
         name="schedule_follows_from_state",
-        rule="Next transition, end of access and renewal are what the pure functions derive from the account's state; "
-        "an expiry may still be scheduled for a grant that was spent since.",
+        rule="Next transition, end of access, renewal and what counts as low are what the pure functions derive from "
+        "the account's state; an expiry may still be scheduled for a grant that was spent since.",
         search=_stale_columns,
-        repair="After a change of plan terms or of TRANSFER_GRACE_DAYS this is expected. " + _REFRESH,
+        repair="After a change of plan terms, TRANSFER_GRACE_DAYS or LOW_CREDITS_PERCENT this is expected. " + _REFRESH,
     ),
     # Credits
     Check(
@@ -585,11 +586,13 @@ CHECKS: Final = (
     ),
     Check(
         name="ledger_guarded",
-        rule="Triggers refuse changes to the ledger and the audit log, and the removal of accounts and sites.",
+        rule="Triggers refuse changes to ledger, events and audit log, and the removal of accounts and sites.",
         sql="""
             SELECT guard.table_name, guard.trigger_name FROM (VALUES
                 ('credit_transactions', 'credit_transaction_append_only'),
                 ('credit_transactions', 'credit_transaction_never_truncated'),
+                ('events', 'event_append_only'),
+                ('events', 'event_never_truncated'),
                 ('audit_log', 'audit_append_only'),
                 ('audit_log', 'audit_never_truncated'),
                 ('accounts', 'account_never_removed'),
@@ -600,7 +603,7 @@ CHECKS: Final = (
                    AND tgenabled IN ('O', 'A')
             )
             """,
-        repair="ALTER TABLE <table_name> ENABLE TRIGGER <trigger_name>; a missing one is in migration 0001.",
+        repair="ALTER TABLE <table_name> ENABLE TRIGGER <trigger_name>; a missing one is in migration 0001 or 0004.",
     ),
     Check(
         name="grant_within_its_amount",
@@ -655,6 +658,53 @@ CHECKS: Final = (
             )
             """,
         repair="Set the subscription's credit_month_index and next_credit_at past its newest seed, then: " + _REFRESH,
+    ),
+    Check(
+        name="reversal_undoes_its_row",
+        rule="A reversal undoes a row of the same grant: all of what it took, or of what it gave no more than that.",
+        sql="""
+            SELECT r.account_id, r.seq, r.reverses_seq, r.amount, t.kind, t.amount AS reversed_amount
+            FROM credit_transactions r
+            LEFT JOIN credit_transactions t ON t.account_id = r.account_id AND t.seq = r.reverses_seq
+            WHERE r.kind = 'reverse' AND (
+                t.seq IS NULL OR t.seq >= r.seq OR t.grant_id <> r.grant_id OR t.kind IN ('expire', 'reverse')
+                OR (t.amount < 0 AND r.amount <> -t.amount) OR (t.amount > 0 AND r.amount NOT BETWEEN -t.amount AND -1)
+            )
+            """,
+        repair="Adjust the balance by what was reversed wrongly, with the reason; the rows themselves stay.",
+    ),
+    Check(
+        name="row_reversed_once",
+        rule="A row of the ledger is reversed once.",
+        sql="""
+            SELECT account_id, reverses_seq, count(*) AS reversals FROM credit_transactions
+            WHERE reverses_seq IS NOT NULL GROUP BY account_id, reverses_seq HAVING count(*) > 1
+            """,
+        repair="Adjust the balance by what the later reversal moved, with the reason.",
+    ),
+    Check(
+        name="credits_event_once_per_month",
+        rule="That an account runs low, or is out of credits, is told once for each credit month.",
+        sql="""
+            SELECT account_id, key, count(*) AS events FROM events
+            WHERE kind LIKE 'credits.%%' GROUP BY account_id, key HAVING count(*) > 1 OR key IS NULL
+            """,
+        repair="Whoever acts on events must pass by the later ones; the rows themselves stay.",
+    ),
+    Check(
+        name="event_is_about_its_account",
+        rule="What an event is about belongs to the account that it tells of.",
+        sql="""
+            SELECT e.id AS event_id, e.account_id, e.kind, e.subject_id FROM events e
+            WHERE NOT CASE split_part(e.kind, '.', 1)
+                WHEN 'payment' THEN
+                    EXISTS (SELECT FROM payments p WHERE p.id = e.subject_id AND p.account_id = e.account_id)
+                WHEN 'bank_transfer' THEN
+                    EXISTS (SELECT FROM bank_transfers b WHERE b.id = e.subject_id AND b.account_id = e.account_id)
+                ELSE EXISTS (SELECT FROM subscriptions s WHERE s.id = e.subject_id AND s.account_id = e.account_id)
+            END
+            """,
+        repair=f"{_BY_HAND}; the event stays, and whoever acted on it must be told.",
     ),
     Check(
         name="nothing_spent_after_expiry",
@@ -868,7 +918,8 @@ CHECKS: Final = (
             )
             UNION ALL
             SELECT o.kind, o.id, o.principal_id FROM operations o
-            WHERE o.status = 'succeeded' AND o.kind IN ('record_payment', 'assign_plan', 'adjust_credits')
+            WHERE o.status = 'succeeded' AND o.kind IN ('record_payment', 'assign_plan', 'adjust_credits',
+                                                          'reverse_credits')
               AND NOT EXISTS (SELECT FROM audit_log l WHERE l.operation_id = o.id)
             """,
         repair="Append the missing row to the audit log, saying that it was added later, by whom and why.",

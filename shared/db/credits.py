@@ -1,41 +1,94 @@
-"""Credits that a caller waits for: one call, one round trip, answered with a typed outcome.
+"""Credits that a caller waits for: one question, one round trip, answered with a typed outcome.
 
-The work is done by the functions of migration 0002, which lock the account first. While something of
-the account is due that no job has taken up yet, it is applied first, in the same transaction: whether
-credits are there does not depend on when the jobs ran.
+The work is done by the functions of migration 0004, which lock the account first. While something of
+the account is due that no job has taken up yet, they say so; it is applied, and they are asked again: whether
+credits are there does not depend on when the jobs ran. docs/adr/0016 says why they are functions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Row
 
 from shared import errors
-from shared.config import Settings, get_settings
 from shared.db import account_state
 from shared.db.engine import Tx
-from shared.domain.credits import MAX_CREDITS, Source
+from shared.domain.credits import MAX_BATCH, MAX_CREDITS, HoldStatus, Source
+from shared.domain.plan import Rules
 from shared.ids import new_id
 
-# The account that a function is asked about: locked, and only if nothing of it is due; or whatever its state.
-_UP_TO_DATE: Final = """
-    SELECT id FROM accounts
-    WHERE id = %(account_id)s AND coalesce(next_transition_at > account_now(id, %(now)s), true)
-    FOR NO KEY UPDATE
-    """
-_AS_STORED: Final = "SELECT %(account_id)s::uuid AS id"
-
 _REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
-    "not_found": (errors.NotFound, "no such account or hold"),
+    "not_found": (errors.NotFound, "no such account, hold or row of the ledger"),
     "account_suspended": (errors.AccountSuspended, "the account is suspended; paying lifts the suspension"),
     "account_cancelled": (errors.AccountCancelled, "the account is cancelled; it may be read"),
     "idempotency_key_reused": (errors.IdempotencyKeyReused, "this key was used with another amount"),
     "hold_not_open": (errors.HoldNotOpen, "the hold was captured, released or has expired"),
     "capture_exceeds_hold": (errors.InvalidInput, "the capture exceeds what is held"),
+    "expires_too_early": (errors.InvalidInput, "credits that are given can expire only in the future"),
+    "already_reversed": (errors.AlreadyReversed, "this row has been reversed"),
+    "not_reversible": (errors.NotReversible, "reversals and expiries stay as they are; adjust the balance instead"),
+    "nothing_to_reverse": (errors.NotReversible, "of what was given nothing is free any more"),
 }
+
+
+class Asker(Protocol):
+    """Puts a question to a function of the database, about an account that the same statement finds."""
+
+    @property
+    def source(self) -> Source:
+        """What the credits that are taken are owed to."""
+
+    def ask(self, call: str, /, **params: Any) -> Any:
+        """One row: `account_id`, and what `call` answers.
+
+        call: a function of the database, which may use `asker.account_id` and `asker.id`, as whom the asker acts.
+        """
+
+    def catch_up(self, account_id: UUID, *, now: datetime) -> None:
+        """Apply what is due of the account, or what of it may be applied."""
+
+
+class AccountAsker(Struct, frozen=True):
+    """Asks about an account that is known, within a transaction, as that account itself or `asker_id`."""
+
+    tx: Tx
+    account_id: UUID
+    load_rules: Callable[[Tx], Rules]
+    source: Source
+    asker_id: UUID
+
+    def ask(self, call: str, /, **params: Any) -> Any:
+        """As `Asker` says."""
+        return self.tx.one(
+            f"""
+            SELECT asker.account_id, answer.*
+            FROM (SELECT %(account_id)s::uuid AS account_id, %(asker_id)s::uuid AS id) AS asker
+            CROSS JOIN LATERAL {call} AS answer
+            """,  # noqa: S608 (a constant of this module)
+            account_id=self.account_id,
+            asker_id=self.asker_id,
+            **params,
+        )
+
+    def catch_up(self, account_id: UUID, *, now: datetime) -> None:
+        """As `Asker` says, in the same transaction."""
+        account_state.catch_up(self.tx, account_id, self.load_rules(self.tx), now=now)
+
+
+def of_account(
+    tx: Tx,
+    account_id: UUID,
+    load_rules: Callable[[Tx], Rules],
+    *,
+    source: Source = Source.USER,
+    asker_id: UUID | None = None,
+) -> AccountAsker:
+    """Ask about an account that is known. load_rules: called only when something is due."""
+    return AccountAsker(tx, account_id, load_rules, source, asker_id or account_id)
 
 
 class Consumption(Struct, frozen=True):
@@ -43,6 +96,69 @@ class Consumption(Struct, frozen=True):
 
     balance_credits: int
     replayed: bool
+
+
+class Item(Struct, frozen=True, kw_only=True):
+    """One consumption of a batch."""
+
+    key: str
+    amount: int
+    reason: str | None = None
+
+
+class ItemOutcome(Struct, frozen=True, kw_only=True):
+    """What became of an item: the balance after it, or why it was refused."""
+
+    key: str
+    balance_credits: int | None = None
+    replayed: bool = False
+    refusal: errors.BillingError | None = None
+
+
+class BatchConsumption(Struct, frozen=True, kw_only=True):
+    """What became of each item, in their order, and what is left after all of them."""
+
+    items: list[ItemOutcome]
+    balance_credits: int
+    available_credits: int
+    written: bool  # False when a batch that had to be taken whole was refused
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """A reservation of credits."""
+
+    id: UUID
+    status: HoldStatus
+    amount: int
+    captured_amount: int
+    held_at: datetime
+    expires_at: datetime
+    resolved_at: datetime | None
+
+
+class PlacedHold(Struct, frozen=True):
+    """A hold, and whether its key had placed it before."""
+
+    hold: Hold
+    replayed: bool
+
+
+class Adjustment(Struct, frozen=True, kw_only=True):
+    """What an admin did to the balance, at the account's instant `at`."""
+
+    balance_before: int
+    balance_credits: int
+    at: datetime
+
+
+class Reversal(Struct, frozen=True, kw_only=True):
+    """Credits that came back (positive) or were taken (negative); of the first, those that expired at once."""
+
+    reversed_credits: int
+    expired_credits: int
+    balance_before: int
+    balance_credits: int
+    at: datetime
 
 
 class Balance(Struct, frozen=True, kw_only=True):
@@ -54,83 +170,98 @@ class Balance(Struct, frozen=True, kw_only=True):
     available_credits: int
 
 
-def consume(
-    tx: Tx,
-    account_id: UUID,
-    amount: int,
-    *,
-    key: str,
-    source: Source,
-    source_id: UUID,
-    reason: str | None,
-    now: datetime,
-    settings: Settings | None = None,
-) -> Consumption:
-    """Take credits in burn-down order, once per key. settings: the process's own unless stated.
+def consume(asker: Asker, amount: int, *, key: str, reason: str | None, now: datetime) -> Consumption:
+    """Take credits in burn-down order, once per key.
 
     Raises InsufficientCredits, AccountSuspended, AccountCancelled, IdempotencyKeyReused, NotFound, InvalidInput.
     """
     _require_positive(amount)
-    row = _ask(
-        tx,
-        "consume_credits(account.id, %(amount)s, %(key)s, %(source)s, %(source_id)s, %(reason)s, %(now)s)",
-        account_id,
+    row = _answer(
+        asker,
+        """
+        consume_credits(asker.account_id, %(amount)s, %(key)s, %(source)s, asker.id, %(reason)s, %(now)s,
+                        %(due_applied)s)
+        """,
         now=now,
-        settings=settings,
         amount=amount,
         key=key,
-        source=str(source),
-        source_id=source_id,
+        source=str(asker.source),
         reason=reason,
     )
     _require(row, "consumed", requested=amount)
     return Consumption(row.balance_credits, row.replayed)
 
 
-def place_hold(
-    tx: Tx,
-    account_id: UUID,
-    amount: int,
-    *,
-    key: str,
-    ttl_seconds: int,
-    now: datetime,
-    settings: Settings | None = None,
-) -> tuple[UUID, bool]:
-    """Reserve credits, once per key: the hold's id, and whether it was placed before.
+def consume_batch(asker: Asker, items: Sequence[Item], *, all_or_nothing: bool, now: datetime) -> BatchConsumption:
+    """Take credits for many items in their order, each once per its key; those that are refused take nothing.
 
-    settings: as for `consume`, and so is what is raised.
+    all_or_nothing: one refusal refuses them all. Raises InvalidInput, NotFound; what an item is refused for is its
+    outcome.
     """
-    _require_positive(amount)
-    row = _ask(
-        tx,
-        "place_hold(account.id, %(id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s)",
-        account_id,
+    keys = [item.key for item in items]
+    if not 0 < len(items) <= MAX_BATCH or len(set(keys)) < len(keys):
+        raise errors.InvalidInput(f"a batch has 1 to {MAX_BATCH} items, each with a key of its own")
+    for item in items:
+        _require_positive(item.amount)
+    row = _answer(
+        asker,
+        """
+        consume_credits_batch(asker.account_id, %(keys)s::text[], %(amounts)s::bigint[], %(reasons)s::text[],
+                              %(all_or_nothing)s, %(source)s, asker.id, %(now)s, %(due_applied)s)
+        """,
         now=now,
-        settings=settings,
-        id=new_id(),
+        keys=keys,
+        amounts=[item.amount for item in items],
+        reasons=[item.reason for item in items],
+        all_or_nothing=all_or_nothing,
+        source=str(asker.source),
+    )
+    if row.outcome not in {"done", "refused"}:
+        raise _refusal(row.outcome)
+    not_free = row.balance_credits - row.available_credits  # held or expired, whatever the items take
+    outcomes = [
+        ItemOutcome(key=item.key, balance_credits=balance, replayed=replayed)
+        if outcome == "consumed"
+        else ItemOutcome(key=item.key, refusal=_item_refusal(item, outcome, balance, not_free=not_free))
+        for item, outcome, balance, replayed in zip(items, row.outcomes, row.balances, row.replays, strict=True)
+    ]
+    return BatchConsumption(
+        items=outcomes,
+        balance_credits=row.balance_credits,
+        available_credits=row.available_credits,
+        written=row.outcome == "done",
+    )
+
+
+def place_hold(asker: Asker, amount: int, *, key: str, ttl_seconds: int, now: datetime) -> PlacedHold:
+    """Reserve credits, once per key. Raises what `consume` does."""
+    _require_positive(amount)
+    row = _answer(
+        asker,
+        """
+        (SELECT p.outcome, to_jsonb(p.hold) AS hold, p.balance_credits, p.available_credits, p.replayed FROM place_hold(
+             asker.account_id, %(new_id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s, %(due_applied)s
+         ) p)
+        """,
+        now=now,
         amount=amount,
         key=key,
         ttl_seconds=ttl_seconds,
     )
     _require(row, "held", requested=amount)
-    return row.hold_id, row.replayed
+    return PlacedHold(msgspec.convert(row.hold, Hold), row.replayed)
 
 
-def capture_hold(
-    tx: Tx, account_id: UUID, hold_id: UUID, amount: int, *, now: datetime, settings: Settings | None = None
-) -> Consumption:
+def capture_hold(asker: Asker, hold_id: UUID, amount: int, *, now: datetime) -> Consumption:
     """Take `amount` of what is held and free the rest; the same capture again changes nothing.
 
-    settings: as for `consume`. Raises HoldNotOpen, InvalidInput, AccountSuspended, AccountCancelled, NotFound.
+    Raises HoldNotOpen, InvalidInput, AccountSuspended, AccountCancelled, NotFound.
     """
     _require_positive(amount)
-    row = _ask(
-        tx,
-        "capture_hold(account.id, %(hold_id)s, %(amount)s, %(now)s)",
-        account_id,
+    row = _answer(
+        asker,
+        "capture_hold(asker.account_id, %(hold_id)s, %(amount)s, %(now)s, %(due_applied)s)",
         now=now,
-        settings=settings,
         hold_id=hold_id,
         amount=amount,
     )
@@ -138,17 +269,114 @@ def capture_hold(
     return Consumption(row.balance_credits, row.replayed)
 
 
-def release_hold(tx: Tx, account_id: UUID, hold_id: UUID, *, now: datetime) -> bool:
-    """Free what is held; whether it was free already. Raises HoldNotOpen, NotFound."""
-    row = tx.one(
-        "SELECT * FROM release_hold(%(account_id)s, %(hold_id)s, %(now)s)",
-        account_id=account_id,
-        hold_id=hold_id,
+def release_hold(asker: Asker, hold_id: UUID, *, now: datetime) -> PlacedHold:
+    """Free what is held; `replayed` when it was free already. Raises HoldNotOpen, NotFound."""
+    row = _answer(
+        asker,
+        """
+        (SELECT r.outcome, to_jsonb(r.hold) AS hold, r.replayed
+         FROM release_hold(asker.account_id, %(hold_id)s, %(now)s) r)
+        """,
         now=now,
+        hold_id=hold_id,
     )
     _require(row, "released", requested=None)
-    replayed: bool = row.replayed
-    return replayed
+    return PlacedHold(msgspec.convert(row.hold, Hold), row.replayed)
+
+
+def adjust(
+    asker: Asker, amount: int, *, key: str, admin_id: UUID, reason: str, expires_at: datetime | None, now: datetime
+) -> Adjustment:
+    """Give credits (amount > 0) as a grant of their own, or take some that are free, once per key.
+
+    Raises InsufficientCredits, InvalidInput, IdempotencyKeyReused, NotFound.
+    """
+    if not 0 < abs(amount) <= MAX_CREDITS:
+        raise errors.InvalidInput("an adjustment is not zero and not absurd")
+    if expires_at is not None and amount < 0:
+        raise errors.InvalidInput("only credits that are given can expire")
+    row = _answer(
+        asker,
+        """
+        adjust_credits(asker.account_id, %(amount)s, %(key)s, %(new_id)s, %(expires_at)s, %(admin_id)s, %(reason)s,
+                       %(now)s, %(due_applied)s)
+        """,
+        now=now,
+        amount=amount,
+        key=key,
+        expires_at=expires_at,
+        admin_id=admin_id,
+        reason=reason,
+    )
+    _require(row, "adjusted", requested=-amount)
+    return Adjustment(balance_before=row.balance_before, balance_credits=row.balance_credits, at=row.at)
+
+
+def reverse(asker: Asker, seq: int, *, admin_id: UUID, reason: str, now: datetime) -> Reversal:
+    """Undo the posting to which row `seq` of the ledger belongs, once.
+
+    Raises NotFound, AlreadyReversed, NotReversible.
+    """
+    row = _answer(
+        asker,
+        "reverse_posting(asker.account_id, %(seq)s, %(admin_id)s, %(reason)s, %(now)s, %(due_applied)s)",
+        now=now,
+        seq=seq,
+        admin_id=admin_id,
+        reason=reason,
+    )
+    _require(row, "reversed", requested=None)
+    return Reversal(
+        reversed_credits=row.reversed_credits,
+        expired_credits=row.expired_credits,
+        balance_before=row.balance_before,
+        balance_credits=row.balance_credits,
+        at=row.at,
+    )
+
+
+def _answer(asker: Asker, call: str, *, now: datetime, **params: Any) -> Any:
+    """One round trip unless something is due; then that is applied, and the question is put again.
+
+    `new_id` in `call` is an id that is newer than all that was written before.
+    """
+    row = asker.ask(call, due_applied=False, now=now, new_id=new_id(), **params)
+    if row.outcome == "due":
+        asker.catch_up(row.account_id, now=now)
+        row = asker.ask(call, due_applied=True, now=now, new_id=new_id(), **params)
+    return row
+
+
+def _require_positive(amount: int) -> None:
+    if not 0 < amount <= MAX_CREDITS:
+        raise errors.InvalidInput(f"an amount of credits is from 1 to {MAX_CREDITS}, not {amount}")
+
+
+def _require(row: Any, outcome: str, *, requested: int | None) -> None:
+    if row.outcome == "insufficient_credits":
+        raise _too_few(requested, balance=row.balance_credits, available=row.available_credits)
+    if row.outcome != outcome:
+        raise _refusal(row.outcome)
+
+
+def _refusal(outcome: str) -> errors.BillingError:
+    refusal, detail = _REFUSALS[outcome]
+    return refusal(detail)
+
+
+def _item_refusal(item: Item, outcome: str, balance: int | None, *, not_free: int) -> errors.BillingError:
+    if outcome == "insufficient_credits" and balance is not None:
+        return _too_few(item.amount, balance=balance, available=balance - not_free)
+    return _refusal(outcome)
+
+
+def _too_few(requested: int | None, *, balance: int, available: int) -> errors.InsufficientCredits:
+    return errors.InsufficientCredits(
+        f"{requested} credits requested, {available} available",
+        balance_credits=balance,
+        available_credits=available,
+        requested_credits=requested,
+    )
 
 
 def release_due_holds(tx: Tx, *, as_of: datetime, limit: int) -> int:
@@ -187,7 +415,7 @@ def balance(tx: Tx, account_id: UUID, *, now: datetime) -> Balance:
             SELECT coalesce(sum(remaining) FILTER (WHERE expires_at <= t.at), 0)::bigint AS expired,
                    (coalesce(sum(remaining) FILTER (WHERE expires_at IS NULL OR expires_at > t.at), 0) - h.held)::bigint
                        AS available
-            FROM credit_grants WHERE account_id = a.id AND remaining > 0
+            FROM credit_grants WHERE account_id = a.id AND NOT spent
         ) g
         WHERE a.id = %(account_id)s AND a.kind = 'customer'
         """,
@@ -202,38 +430,6 @@ def balance(tx: Tx, account_id: UUID, *, now: datetime) -> Balance:
         expired_credits=row.expired,
         available_credits=row.available,
     )
-
-
-def _ask(
-    tx: Tx, function: str, account_id: UUID, *, now: datetime, settings: Settings | None, **params: Any
-) -> Row[Any]:
-    """What a function of migration 0002 answers about `account`, in one round trip unless something is due."""
-    answer = "SELECT answer.* FROM ({}) AS account CROSS JOIN LATERAL {} AS answer"
-    params |= {"account_id": account_id, "now": now}
-    row = tx.maybe(answer.format(_UP_TO_DATE, function), **params)
-    if row is None:
-        account_state.catch_up(tx, account_id, settings or get_settings(), now=now)
-        row = tx.one(answer.format(_AS_STORED, function), **params)
-    return row
-
-
-def _require_positive(amount: int) -> None:
-    if not 0 < amount <= MAX_CREDITS:
-        raise errors.InvalidInput(f"an amount of credits is from 1 to {MAX_CREDITS}, not {amount}")
-
-
-def _require(row: Row[Any], outcome: str, *, requested: int | None) -> None:
-    if row.outcome == outcome:
-        return
-    if row.outcome == "insufficient_credits":
-        raise errors.InsufficientCredits(
-            f"{requested} credits requested, {row.available_credits} available",
-            balance_credits=row.balance_credits,
-            available_credits=row.available_credits,
-            requested_credits=requested,
-        )
-    refusal, detail = _REFUSALS[row.outcome]
-    raise refusal(detail)
 
 
 def hold(tx: Tx, account_id: UUID, hold_id: UUID, *, now: datetime) -> Row[Any]:

@@ -118,7 +118,7 @@ def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime) ->
         WHERE id = %(id)s AND status = 'pending'
         """,
         id=operation_id,
-        problem=Jsonb({"code": refusal.code, "detail": refusal.detail, **refusal.data}),
+        problem=Jsonb(refusal.document()),
         now=now,
     )
     return bool(refused)

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import Row
 
+from shared.db import events
 from shared.db.engine import Tx
+from shared.domain.event import EventKind
 from shared.domain.invoice import PaymentMethod
 from shared.errors import BillingError, PaymentAlreadyUsed
 
@@ -82,15 +84,25 @@ def drop_intent(tx: Tx, operation_id: UUID) -> None:
 
 def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, at: datetime) -> None:
     """The intent of this operation came to nothing."""
-    tx.execute(
+    row = tx.maybe(
         """
         UPDATE payments SET status = 'failed', problem = %(problem)s, confirmed_at = %(at)s
         WHERE operation_id = %(operation_id)s AND status = 'pending'
+        RETURNING id, account_id, invoice_id
         """,
         operation_id=operation_id,
         problem=refusal.code,
         at=at,
     )
+    if row is not None:
+        events.record(
+            tx,
+            EventKind.PAYMENT_FAILED,
+            account_id=row.account_id,
+            subject_id=row.id,
+            at=at,
+            data={"invoice_id": row.invoice_id, "problem": refusal.code},
+        )
 
 
 def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[Any]]:

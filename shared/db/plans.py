@@ -46,6 +46,7 @@ def load_rules(tx: Tx, settings: Settings) -> Rules:
         plans=load_plans(tx),
         transfer_grace_days=settings.transfer_grace_days,
         invoice_due_days=settings.invoice_due_days,
+        low_credits_percent=settings.low_credits_percent,
         new_id=new_id,
     )
 

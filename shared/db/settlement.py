@@ -2,10 +2,11 @@
 
 from uuid import UUID
 
-from shared.db import account_state, payments
+from shared.db import account_state, events, payments
 from shared.db.account_state import Change, OpenedAccount
 from shared.db.engine import Tx
 from shared.domain import lifecycle
+from shared.domain.event import EventKind
 from shared.domain.invoice import Invoice, PaymentMethod
 from shared.domain.plan import Rules
 
@@ -36,6 +37,14 @@ def settle(
         external_payment_id=external_payment_id,
     )
     payment_id = payments.succeed(tx, operation_id, amount_minor=amount_minor, currency=currency, at=account.now)
+    events.record(
+        tx,
+        EventKind.PAYMENT_SUCCEEDED,
+        account_id=invoice.account_id,
+        subject_id=payment_id,
+        at=account.now,
+        data={"invoice_id": invoice.id, "amount_minor": amount_minor, "currency": currency},
+    )
     state = lifecycle.settle(
         account.state,
         rules,

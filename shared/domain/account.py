@@ -11,8 +11,9 @@ from uuid import UUID
 from msgspec import Struct
 
 from shared.domain.credits import CreditGrant, CreditTransaction
+from shared.domain.event import Event
 from shared.domain.invoice import Invoice
-from shared.domain.subscription import Period, Subscription, SubscriptionStatus
+from shared.domain.subscription import ENDED, Period, Subscription
 from shared.errors import AccountCancelled, AccountSuspended, IllegalTransition
 
 SYSTEM_ACCOUNT_ID: Final = UUID("00000000-0000-7000-8000-000000000000")
@@ -116,10 +117,11 @@ class AccountState(Struct, frozen=True, kw_only=True, gc=False):
     invoices: tuple[Invoice, ...] = ()
     grants: tuple[CreditGrant, ...] = ()
     transactions: tuple[CreditTransaction, ...] = ()  # new ones only
+    events: tuple[Event, ...] = ()  # likewise
 
     @property
     def live(self) -> Subscription | None:
         """The live subscription."""
-        if not self.subscriptions or self.subscriptions[-1].status is SubscriptionStatus.ENDED:
+        if not self.subscriptions or self.subscriptions[-1].status is ENDED:
             return None
         return self.subscriptions[-1]

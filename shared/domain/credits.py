@@ -15,6 +15,7 @@ from shared.errors import InsufficientCredits
 
 SEED_PRIORITY: Final = 10  # what expires soonest is spent first
 LASTING_PRIORITY: Final = 20
+MAX_BATCH: Final = 1_000  # consumptions in one request
 MAX_CREDITS: Final = 1_000_000_000_000  # of one request; a sum of a million such still fits a bigint
 
 
@@ -35,6 +36,15 @@ class TransactionKind(StrEnum):
     EXPIRE = "expire"
     ADJUST = "adjust"
     REVERSE = "reverse"
+
+
+class HoldStatus(StrEnum):
+    """`open` reserves; the other three are final."""
+
+    OPEN = "open"
+    CAPTURED = "captured"
+    RELEASED = "released"
+    EXPIRED = "expired"
 
 
 class Source(StrEnum):

@@ -23,7 +23,6 @@ from shared.domain.account import Account, AccountEvent, AccountState
 from shared.domain.account import next_status as next_account_status
 from shared.domain.calendar import Interval, boundary, period_containing
 from shared.domain.credits import (
-    LASTING_PRIORITY,
     SEED_PRIORITY,
     CreditGrant,
     CreditTransaction,
@@ -31,16 +30,18 @@ from shared.domain.credits import (
     Source,
     TransactionKind,
     carried_over,
-    take,
 )
+from shared.domain.event import Event, EventKind
 from shared.domain.invoice import Invoice, InvoiceEvent, InvoicePurpose, InvoiceStatus, PaymentMethod
 from shared.domain.invoice import next_status as next_invoice_status
 from shared.domain.plan import Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.subscription import (
+    ACTIVE,
+    PAST_DUE,
+    TRIALING,
     EndReason,
     Subscription,
     SubscriptionEvent,
-    SubscriptionStatus,
 )
 from shared.domain.subscription import next_status as next_subscription_status
 from shared.errors import (
@@ -92,21 +93,17 @@ def next_transition(state: AccountState) -> tuple[datetime, Transition] | None:
     for grant in state.grants:
         if grant.remaining and grant.expires_at is not None and (due is None or grant.expires_at < due[0]):
             due = grant.expires_at, Transition.GRANT_EXPIRY
-    if (
-        sub is not None
-        and sub.status is not SubscriptionStatus.PAST_DUE
-        and (due is None or sub.next_credit_at < due[0])
-    ):
+    if sub is not None and sub.status is not PAST_DUE and (due is None or sub.next_credit_at < due[0]):
         due = sub.next_credit_at, Transition.CREDIT_MONTH
     return due
 
 
 def _subscription_transition(state: AccountState, sub: Subscription) -> tuple[datetime, Transition]:
-    if sub.status is SubscriptionStatus.PAST_DUE and sub.grace_ends_at is not None:
+    if sub.status is PAST_DUE and sub.grace_ends_at is not None:
         return sub.grace_ends_at, Transition.GRACE_END
     if sub.cancel_at_period_end and _paid_ahead(state, sub) is None:
         return sub.current_period_ends_at, Transition.CANCELLATION
-    if sub.status is SubscriptionStatus.TRIALING:
+    if sub.status is TRIALING:
         return sub.current_period_ends_at, Transition.TRIAL_END
     return sub.current_period_ends_at, Transition.RENEWAL
 
@@ -123,9 +120,9 @@ def access_ends_at(state: AccountState, rules: Rules) -> datetime | None:
     if sub.cancel_at_period_end:
         ahead = _paid_ahead(state, sub)
         return sub.current_period_ends_at if ahead is None else ahead.period_ends_at
-    if sub.status is SubscriptionStatus.TRIALING or sub.awaits_transfer_after_trial:
+    if sub.status is TRIALING or sub.awaits_transfer_after_trial:
         return _trial_lapses_at(sub, rules, pending_since)
-    if sub.status is SubscriptionStatus.PAST_DUE:
+    if sub.status is PAST_DUE:
         deadline = sub.grace_ends_at
         if deadline is None or sub.grace_extended or pending_since is None or pending_since >= deadline:
             return deadline
@@ -135,7 +132,7 @@ def access_ends_at(state: AccountState, rules: Rules) -> datetime | None:
 
 def _trial_lapses_at(sub: Subscription, rules: Rules, pending_since: datetime | None) -> datetime | None:
     trial_ends_at = sub.current_period_ends_at
-    if sub.status is SubscriptionStatus.TRIALING and pending_since is not None and pending_since < trial_ends_at:
+    if sub.status is TRIALING and pending_since is not None and pending_since < trial_ends_at:
         trial_ends_at = _add_days(trial_ends_at, rules.transfer_grace_days, sub)
     after = _plan_after_trial(sub, rules)
     if after is None:
@@ -191,6 +188,12 @@ def _grace_lapses_at(
     return deadline
 
 
+def low_credits(state: AccountState, rules: Rules) -> int:
+    """Below so many credits the account runs low: a share of what its plan seeds each credit month."""
+    sub = state.live
+    return 0 if sub is None else rules.plans[sub.plan_id].credits_per_month * rules.low_credits_percent // 100
+
+
 # --- time passes ------------------------------------------------------------------------------
 
 
@@ -221,13 +224,14 @@ def _trial_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         # The money may be on its way: the trial's period runs on until the decision.
         until = _add_days(at, rules.transfer_grace_days, sub)
         state = _move_period_end(state, until)
-        return _set_subscription(
+        state = _set_subscription(
             state,
             SubscriptionEvent.DEFER,
             grace_ends_at=until,
             grace_extended=True,
             current_period_ends_at=until,
         )
+        return _tell(state, EventKind.SUBSCRIPTION_PAST_DUE, at, grace_ends_at=until)
     return _follow_trial(state, rules, at)
 
 
@@ -256,7 +260,8 @@ def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         state = _open_phase(state, terms.plan, terms.assigned_by, price_minor=terms.price_minor, at=at)
         state = _replace_live(state, replace(_live(state), cancel_at_period_end=sub.cancel_at_period_end))
     if terms.price_minor == 0 or (invoice is not None and invoice.status is InvoiceStatus.PAID):
-        return _set_subscription(state, SubscriptionEvent.ACTIVATE, grace_ends_at=None, grace_extended=False)
+        state = _set_subscription(state, SubscriptionEvent.ACTIVATE, grace_ends_at=None, grace_extended=False)
+        return _tell(state, EventKind.SUBSCRIPTION_RENEWED, at, plan=terms.plan.slug, period_ends_at=terms.ends_at)
     if invoice is None:
         invoice = Invoice(
             id=rules.new_id(),
@@ -276,7 +281,9 @@ def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
         state = replace(state, invoices=(*state.invoices, invoice))
     # An unpaid period is never rolled: grace ends with the period at the latest.
     grace_ends_at = min(_add_days(at, terms.plan.grace_days, sub), terms.ends_at)
-    return _set_subscription(state, SubscriptionEvent.DEFER, grace_ends_at=grace_ends_at, grace_extended=False)
+    state = _set_subscription(state, SubscriptionEvent.DEFER, grace_ends_at=grace_ends_at, grace_extended=False)
+    facts = {"plan": terms.plan.slug, "invoice_id": invoice.id, "grace_ends_at": grace_ends_at}
+    return _tell(state, EventKind.SUBSCRIPTION_PAST_DUE, at, **facts)
 
 
 def _grace_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
@@ -333,7 +340,7 @@ def _credit_month(state: AccountState, rules: Rules, at: datetime) -> AccountSta
     next_credit_at = max(ends_at, at)
     state = _replace_live(state, replace(sub, credit_month_index=index + 1, next_credit_at=next_credit_at))
     expires_at = None if plan.credit_rollover is Rollover.ALL else ends_at
-    if sub.status is SubscriptionStatus.TRIALING and sub.trial_ends_at is not None:
+    if sub.status is TRIALING and sub.trial_ends_at is not None:
         expires_at = min(ends_at, sub.trial_ends_at)
     if plan.credits_per_month == 0 or (expires_at is not None and expires_at <= at):
         return state
@@ -402,7 +409,7 @@ def choose_plan(
         return _choose_free_plan(state, rules, plan, at=at), None
     if sub is None or sub.activated_at is None or sub.price_minor == 0:
         return _open_invoice(state, rules, plan, InvoicePurpose.ACTIVATION, method, at=at)
-    if sub.status is SubscriptionStatus.PAST_DUE:
+    if sub.status is PAST_DUE:
         owed = _renewal_invoice(state, sub.current_period_starts_at)
         raise InvoiceAlreadyOpen(
             "the current period is not paid yet; pay its invoice first",
@@ -443,6 +450,7 @@ def settle(
             state = _void_invoices(state, {i.id for i in state.invoices if i.subscription_id == sub.id}, at)
             state = _open_phase(state, plan, invoice.assigned_by, price_minor=invoice.amount_minor, at=at)
         state = _set_subscription(state, SubscriptionEvent.ACTIVATE, **paid_with)
+        state = _tell(state, EventKind.SUBSCRIPTION_ACTIVATED, at, plan=plan.slug, invoice_id=invoice.id)
     elif sub is not None and invoice.period_starts_at == sub.current_period_starts_at:
         state = _set_subscription(
             state,
@@ -452,6 +460,8 @@ def settle(
             next_credit_at=max(sub.next_credit_at, at),
             **paid_with,
         )
+        slug = rules.plans[sub.plan_id].slug
+        state = _tell(state, EventKind.SUBSCRIPTION_ACTIVATED, at, plan=slug, invoice_id=invoice.id)
     elif sub is not None:  # the period that comes next
         other = invoice.plan_id != sub.plan_id
         state = _replace_live(
@@ -492,10 +502,11 @@ def cancel(state: AccountState, *, at: datetime, at_period_end: bool) -> Account
     sub = state.live
     if sub is None:
         raise NoLiveSubscription("there is no live subscription to cancel")
-    if at_period_end and sub.status is not SubscriptionStatus.PAST_DUE:
-        return _replace_live(
+    if at_period_end and sub.status is not PAST_DUE:
+        state = _replace_live(
             state, replace(sub, cancel_at_period_end=True, next_plan_id=None, next_plan_assigned_by=None)
         )
+        return _tell(state, EventKind.SUBSCRIPTION_CANCELLATION_SCHEDULED, at)
     return _end(state, EndReason.CANCELLED, at)
 
 
@@ -529,45 +540,6 @@ def assign_plan(state: AccountState, rules: Rules, plan: Plan, *, at: datetime, 
     else:
         state = _open_phase(state, plan, Assigner.ADMIN, price_minor=plan.price_minor, at=at)
     return advance(state, rules, as_of=at)
-
-
-def adjust_credits(
-    state: AccountState,
-    rules: Rules,
-    amount: int,
-    *,
-    admin_id: UUID,
-    reason: str,
-    idempotency_key: str,
-    expires_at: datetime | None,
-    at: datetime,
-) -> AccountState:
-    """An admin gives (amount > 0) or takes (amount < 0) credits. Raises InsufficientCredits."""
-    posting: dict[str, Any] = {
-        "kind": TransactionKind.ADJUST,
-        "idempotency_key": idempotency_key,
-        "effective_at": at,
-        "source": Source.ADMIN,
-        "source_id": admin_id,
-        "reason": reason,
-    }
-    if amount > 0:
-        grant = CreditGrant(
-            id=rules.new_id(),
-            account_id=state.account.id,
-            source=GrantSource.ADJUST,
-            amount=amount,
-            remaining=amount,
-            held=0,
-            priority=LASTING_PRIORITY,
-            effective_at=at,
-            expires_at=expires_at,
-        )
-        return _post(replace(state, grants=(*state.grants, grant)), grant_id=grant.id, amount=amount, **posting)
-    for line, (grant, part) in enumerate(take(state.grants, -amount, at=at)):
-        state = _replace_grant(state, grant, replace(grant, remaining=grant.remaining - part))
-        state = _post(state, grant_id=grant.id, amount=-part, line=line, **posting)
-    return state
 
 
 def open_invoice(state: AccountState, invoice_id: UUID) -> Invoice:
@@ -713,7 +685,7 @@ def _open_subscription(
         account_id=account.id,
         plan_id=plan.id,
         assigned_by=assigned_by,
-        status=SubscriptionStatus.TRIALING if trial else SubscriptionStatus.ACTIVE,
+        status=TRIALING if trial else ACTIVE,
         price_minor=plan.price_minor if price_minor is None else price_minor,
         currency=plan.currency,
         interval=plan.interval,
@@ -731,7 +703,8 @@ def _open_subscription(
         activated_at=None if trial else at,
     )
     state = _open_period(replace(state, subscriptions=(*state.subscriptions, sub)), sub)
-    return state if trial else _set_subscription(state, SubscriptionEvent.ACTIVATE)
+    state = state if trial else _set_subscription(state, SubscriptionEvent.ACTIVATE)
+    return _tell(state, EventKind.SUBSCRIPTION_STARTED, at, plan=plan.slug, trial=trial, period_ends_at=ends_at)
 
 
 def _open_phase(
@@ -765,7 +738,8 @@ def _open_phase(
             grace_extended=False,
         ),
     )
-    return _set_subscription(state, SubscriptionEvent.ACTIVATE)
+    state = _set_subscription(state, SubscriptionEvent.ACTIVATE)
+    return _tell(state, EventKind.SUBSCRIPTION_PLAN_CHANGED, at, plan=plan.slug)
 
 
 def _end(state: AccountState, reason: EndReason, at: datetime) -> AccountState:
@@ -785,7 +759,8 @@ def _end(state: AccountState, reason: EndReason, at: datetime) -> AccountState:
     )
     event = AccountEvent.CANCEL if reason is EndReason.CANCELLED else AccountEvent.SUSPEND
     account = replace(state.account, status=next_account_status(state.account.status, event), status_reason=str(reason))
-    return replace(_replace_live(state, ended), account=account)
+    state = replace(_replace_live(state, ended), account=account)
+    return _tell(state, EventKind.SUBSCRIPTION_ENDED, at, reason=reason)
 
 
 def _open_period(state: AccountState, sub: Subscription) -> AccountState:
@@ -809,6 +784,13 @@ def _set_subscription(state: AccountState, event: SubscriptionEvent, **changes: 
     account_event = AccountEvent.ACTIVATE if event is SubscriptionEvent.ACTIVATE else AccountEvent.DEFER
     status = next_account_status(state.account.status, account_event)
     return replace(state, account=replace(state.account, status=status, status_reason=None))
+
+
+def _tell(state: AccountState, kind: EventKind, at: datetime, **data: Any) -> AccountState:
+    """Let others know what has become of the newest subscription."""
+    sub = state.subscriptions[-1]
+    event = Event(account_id=sub.account_id, kind=kind, subject_id=sub.id, data=data, occurred_at=at)
+    return replace(state, events=(*state.events, event))
 
 
 def _replace_live(state: AccountState, sub: Subscription) -> AccountState:

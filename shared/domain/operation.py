@@ -27,6 +27,7 @@ class OperationKind(StrEnum):
     CANCEL_SUBSCRIPTION = "cancel_subscription"
     ASSIGN_PLAN = "assign_plan"
     ADJUST_CREDITS = "adjust_credits"
+    REVERSE_CREDITS = "reverse_credits"
     ADVANCE_TEST_CLOCK = "advance_test_clock"
 
     @property

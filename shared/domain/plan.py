@@ -65,6 +65,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     plans: dict[UUID, Plan]
     transfer_grace_days: int
     invoice_due_days: int
+    low_credits_percent: int
     new_id: Callable[[], UUID]
 
     def plan_by_slug(self, slug: str) -> Plan | None:

@@ -98,6 +98,13 @@ class AdjustCredits(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None = None
 
 
+class ReverseCredits(Struct, frozen=True, kw_only=True):
+    """An admin undoes what a row of the ledger belongs to."""
+
+    seq: int
+    reason: str
+
+
 class AdvanceTestClock(Struct, frozen=True, kw_only=True):
     """Time passes for the accounts on a test clock."""
 
@@ -116,5 +123,6 @@ REQUESTS: Final[dict[OperationKind, type[Struct]]] = {
     OperationKind.CANCEL_SUBSCRIPTION: CancelSubscription,
     OperationKind.ASSIGN_PLAN: AssignPlan,
     OperationKind.ADJUST_CREDITS: AdjustCredits,
+    OperationKind.REVERSE_CREDITS: ReverseCredits,
     OperationKind.ADVANCE_TEST_CLOCK: AdvanceTestClock,
 }

@@ -24,6 +24,10 @@ class SubscriptionStatus(StrEnum):
     ENDED = "ended"
 
 
+# An enum's attribute takes as long to look up as a value takes to replace, and a batch looks up a hundred thousand.
+TRIALING, ACTIVE, PAST_DUE, ENDED = SubscriptionStatus
+
+
 class SubscriptionEvent(StrEnum):
     """What happens to a subscription."""
 
@@ -102,7 +106,7 @@ class Subscription(Struct, frozen=True, kw_only=True, array_like=True, gc=False)
     @property
     def is_live(self) -> bool:
         """Whether it still runs; an account has one such subscription at most."""
-        return self.status is not SubscriptionStatus.ENDED
+        return self.status is not ENDED
 
     @property
     def current_period(self) -> "Period":
@@ -122,12 +126,12 @@ class Subscription(Struct, frozen=True, kw_only=True, array_like=True, gc=False)
     @property
     def awaits_transfer_after_trial(self) -> bool:
         """Past due because a bank transfer submitted in the trial is undecided."""
-        return self.status is SubscriptionStatus.PAST_DUE and self.activated_at is None
+        return self.status is PAST_DUE and self.activated_at is None
 
     @property
     def renews_at(self) -> datetime | None:
         """When the next period opens, if nothing changes; None in a trial or after a cancellation."""
-        renews = self.status in {SubscriptionStatus.ACTIVE, SubscriptionStatus.PAST_DUE}
+        renews = self.status is ACTIVE or self.status is PAST_DUE
         if not renews or self.cancel_at_period_end or self.awaits_transfer_after_trial:
             return None
         return self.current_period_ends_at

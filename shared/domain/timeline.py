@@ -140,6 +140,7 @@ def _without_the_past(state: AccountState) -> AccountState:
         periods=state.periods[-1:],
         grants=tuple(grant for grant in state.grants if grant.remaining),
         transactions=(),
+        events=(),
     )
 
 

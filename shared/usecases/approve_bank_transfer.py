@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, audit, bank_transfers, payments, settlement
+from shared.db import account_state, audit, bank_transfers, events, payments, settlement
 from shared.db.engine import Tx
 from shared.domain import lifecycle
 from shared.domain.bank_transfer import BankTransferEvent, BankTransferStatus, next_status
+from shared.domain.event import EventKind
 from shared.domain.invoice import PaymentMethod
 from shared.domain.operation import Operation
 from shared.domain.payment import require_amount
@@ -44,6 +45,14 @@ def approve_bank_transfer(
         currency=request.currency,
     )
     bank_transfers.approve(tx, request, payment_id=payment_id, decided_by=operation.principal_id, at=account.now)
+    events.record(
+        tx,
+        EventKind.BANK_TRANSFER_APPROVED,
+        account_id=transfer.account_id,
+        subject_id=request.bank_transfer_id,
+        at=account.now,
+        data={"invoice_id": transfer.invoice_id},
+    )
     audit.record(
         tx,
         at=account.now,

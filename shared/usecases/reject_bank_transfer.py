@@ -3,11 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, audit, bank_transfers
+from shared.db import account_state, audit, bank_transfers, events
 from shared.db.account_state import Change
 from shared.db.engine import Tx
 from shared.domain import lifecycle
 from shared.domain.bank_transfer import BankTransferEvent, BankTransferStatus, next_status
+from shared.domain.event import EventKind
 from shared.domain.operation import Operation
 from shared.domain.plan import Rules
 from shared.domain.requests import RejectBankTransfer
@@ -28,6 +29,14 @@ def reject_bank_transfer(
     )
     state = lifecycle.transfer_rejected(account.state, rules, transfer.invoice_id, at=account.now)
     account_state.write(tx, [Change(account.loaded, state)], rules)
+    events.record(
+        tx,
+        EventKind.BANK_TRANSFER_REJECTED,
+        account_id=transfer.account_id,
+        subject_id=request.bank_transfer_id,
+        at=account.now,
+        data={"invoice_id": transfer.invoice_id},
+    )
     audit.record(
         tx,
         at=account.now,

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, bank_transfers
+from shared.db import account_state, bank_transfers, events
 from shared.db.account_state import Change
 from shared.db.engine import Tx
 from shared.domain import lifecycle
+from shared.domain.event import EventKind
 from shared.domain.operation import Operation
 from shared.domain.plan import Rules
 from shared.domain.requests import SubmitBankTransfer
@@ -34,6 +35,14 @@ def submit_bank_transfer(
         at=account.now,
     )
     account_state.write(tx, [Change(account.loaded, state)], rules)
+    events.record(
+        tx,
+        EventKind.BANK_TRANSFER_SUBMITTED,
+        account_id=state.account.id,
+        subject_id=bank_transfer_id,
+        at=account.now,
+        data={"invoice_id": request.invoice_id},
+    )
     return {
         "account_id": str(state.account.id),
         "invoice_id": str(request.invoice_id),

@@ -449,6 +449,8 @@ BREAKS = [
         for table, trigger in [
             ("credit_transactions", "credit_transaction_append_only"),
             ("credit_transactions", "credit_transaction_never_truncated"),
+            ("events", "event_append_only"),
+            ("events", "event_never_truncated"),
             ("audit_log", "audit_append_only"),
             ("audit_log", "audit_never_truncated"),
             ("accounts", "account_never_removed"),
@@ -518,6 +520,50 @@ BREAKS = [
             ("no month", "credit_month_index = NULL"),
             ("a month to come", "credit_month_index = 1"),
             ("a phase to come", "phase = 1"),
+        ]
+    ),
+    *(
+        case(
+            "reversal_undoes_its_row",
+            what,
+            f"UPDATE credit_transactions SET {change} WHERE account_id = %(card)s AND kind = 'reverse' RETURNING seq",
+        )
+        for what, change in [
+            ("too little", "amount = amount - 1"),
+            ("a later row", "reverses_seq = seq + 1"),
+            ("what another grant took", "grant_id = gen_random_uuid()"),
+            ("what was given, and more", "amount = -9999, reverses_seq = 1"),
+        ]
+    ),
+    case(
+        "row_reversed_once",
+        "twice",
+        "DROP INDEX credit_transaction_reversed_once",
+        copy(
+            "credit_transactions", "account_id = %(card)s AND kind = 'reverse'", "'seq', 99, 'line', 9", "reverses_seq"
+        ),
+    ),
+    case(
+        "credits_event_once_per_month",
+        "twice",
+        "DROP INDEX event_recorded_once",
+        copy("events", "account_id = %(spent)s AND kind = 'credits.exhausted'", "'data', '{}'::jsonb", "key"),
+    ),
+    *(
+        case(
+            "event_is_about_its_account",
+            kind,
+            f"""
+            UPDATE events SET account_id = %(expired)s
+            WHERE id = (SELECT max(id) FROM events WHERE kind = '{kind}' AND account_id = %({whose})s)
+            RETURNING subject_id
+            """,
+        )
+        for kind, whose in [
+            ("subscription.started", "card"),
+            ("payment.succeeded", "card"),
+            ("bank_transfer.approved", "transfer"),
+            ("credits.exhausted", "spent"),
         ]
     ),
     case(
@@ -735,7 +781,12 @@ BREAKS = [
             ("bank_transfer.rejected", "account_id = %(rejected)s", "subject_id"),
             ("payment.recorded", "account_id = %(returned)s", "operation_id"),
             ("plan.assigned", "account_id = %(enterprise)s", "operation_id"),
-            ("credits.adjusted", newest("audit_log", "account_id = %(card)s"), "operation_id"),
+            (
+                "credits.adjusted",
+                newest("audit_log", "account_id = %(card)s AND action = 'credits.adjusted'"),
+                "operation_id",
+            ),
+            ("credits.reversed", "account_id = %(card)s", "operation_id"),
         ]
     ),
     # Operations, and the schema itself

@@ -12,6 +12,8 @@ NEW_ID = "'id', gen_random_uuid()"
 NEW_INVOICE = f"{NEW_ID}, 'number', 99, 'reference', 'other'"
 NEW_ROW = "'seq', 99, 'idempotency_key', 'other'"
 FIRST_ROW = "account_id = %(card)s AND seq = 1"
+FIRST_EVENT = "account_id = %(card)s AND kind = 'subscription.started'"
+OUT_OF_CREDITS = "account_id = %(spent)s AND kind = 'credits.exhausted'"
 SIGNUP = "kind = 'sign_up' AND account_id = %(expired)s"
 CHECKOUT = "kind = 'open_invoice' AND account_id = %(card)s"
 SECOND_PERIOD = """
@@ -34,7 +36,7 @@ SESSION = """
 USER = "(SELECT id FROM users WHERE account_id = %(card)s)"
 
 # Never reached, because the primary key is broken first: they are there for foreign keys to point at.
-ANCHORS = {"plan_slug_named_once_with_id", "site_of_account"}
+ANCHORS = {"plan_slug_named_once_with_id", "site_of_account", "credit_grant_of_account"}
 
 
 def assigned(plan: str, by: str) -> str:
@@ -107,6 +109,7 @@ CASES = [
             ("credit_balance_not_negative", "balance_credits = -1", "id = %(card)s"),
             ("credit_held_within_balance", "held_credits = balance_credits + 1", "id = %(card)s"),
             ("credit_held_within_balance", "held_credits = -1", "id = %(card)s"),
+            ("account_low_credits_not_negative", "low_credits = -1", "id = %(card)s"),
         ],
     ),
     refused(
@@ -378,6 +381,11 @@ CASES = [
         ]
     ),
     refused(
+        "credit_transaction_of_own_grant",
+        "another account's",
+        copy("credit_transactions", FIRST_ROW, f"{NEW_ROW}, 'account_id', %(spent)s::uuid"),
+    ),
+    refused(
         "credit_transaction_reversed_once",
         "twice",
         copy("credit_transactions", FIRST_ROW, f"{NEW_ROW}, 'kind', 'reverse', 'reverses_seq', 1"),
@@ -391,6 +399,7 @@ CASES = [
         refused(name, statement.partition(" ")[0], statement)
         for name, table, column in [
             ("credit_transaction_append_only", "credit_transactions", "reason"),
+            ("event_append_only", "events", "kind"),
             ("audit_append_only", "audit_log", "reason"),
         ]
         for statement in (f"UPDATE {table} SET {column} = 'x'", f"DELETE FROM {table}", f"TRUNCATE {table}")
@@ -407,6 +416,10 @@ CASES = [
     ),
     refused("hold_placed_once", "twice", copy("holds", "account_id = %(card)s AND status = 'open'", NEW_ID)),
     refused("hold_allocation_positive", "nothing", "UPDATE hold_allocations SET amount = 0"),
+    refused("event_kind_known", "a party", copy("events", FIRST_EVENT, "'kind', 'party.started'")),
+    refused("event_of_credits_names_its_month", "a key", copy("events", FIRST_EVENT, "'key', 'x'")),
+    refused("event_of_credits_names_its_month", "none", copy("events", OUT_OF_CREDITS, "'key', NULL")),
+    refused("event_recorded_once", "twice", copy("events", OUT_OF_CREDITS, "'data', '{}'::jsonb")),
     # Operations and the audit log
     *updates(
         "operations",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,11 +11,9 @@ import msgspec
 from msgspec import Struct
 
 from shared.clock import utc_now
-from shared.config import Settings
-from shared.db import admins, api_keys, operations, payments, plans, sites, test_clocks
-from shared.db.credits import capture_hold, consume, place_hold, release_hold
+from shared.config import Settings, get_settings
+from shared.db import admins, api_keys, credits, operations, payments, plans, sites, test_clocks
 from shared.db.engine import Database, Tx
-from shared.domain.credits import Source
 from shared.domain.invoice import PaymentMethod
 from shared.domain.operation import OperationKind, PrincipalKind
 from shared.domain.payment import ProviderPayment
@@ -28,6 +27,7 @@ from shared.domain.requests import (
     OpenInvoice,
     RecordPayment,
     RejectBankTransfer,
+    ReverseCredits,
     SignUp,
     SubmitBankTransfer,
 )
@@ -42,6 +42,7 @@ from shared.usecases.confirm_payment import record_intent, settle_confirmed
 from shared.usecases.open_invoice import open_invoice
 from shared.usecases.record_payment import record_payment
 from shared.usecases.reject_bank_transfer import reject_bank_transfer
+from shared.usecases.reverse_credits import reverse_credits
 from shared.usecases.sign_up import sign_up
 from shared.usecases.submit_bank_transfer import submit_bank_transfer
 
@@ -57,6 +58,7 @@ HANDLERS: Final[dict[OperationKind, Callable[..., dict[str, Any]]]] = {
     OperationKind.CANCEL_SUBSCRIPTION: cancel_subscription,
     OperationKind.ASSIGN_PLAN: assign_plan,
     OperationKind.ADJUST_CREDITS: adjust_credits,
+    OperationKind.REVERSE_CREDITS: reverse_credits,
     OperationKind.ADVANCE_TEST_CLOCK: advance_test_clock,
 }
 
@@ -231,9 +233,15 @@ def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
     _use_credits(tx, card)
     world.ask(OperationKind.ADJUST_CREDITS, AdjustCredits(amount=500, reason="sorry"), card, by_admin=True)
     world.ask(OperationKind.ADJUST_CREDITS, AdjustCredits(amount=-70, reason="oops"), card, by_admin=True)
+    spent_seq = tx.scalar(
+        "SELECT seq FROM credit_transactions WHERE account_id = %(id)s AND idempotency_key = 'consume:spent'",
+        id=card.account_id,
+    )
+    world.ask(OperationKind.REVERSE_CREDITS, ReverseCredits(seq=spent_seq, reason="it failed"), card, by_admin=True)
 
     spent = paying()
-    consume(tx, spent.account_id, 2_000, key="all", source=Source.USER, source_id=spent.user_id, reason=None, now=START)
+    credits.consume(_asker(tx, spent), 2_000, key="most", reason=None, now=START)
+    credits.consume(_asker(tx, spent), 1_000, key="all", reason=None, now=START)
 
     renewed = paying("growth")
     world.advance(renewed, START + timedelta(days=29))
@@ -300,14 +308,19 @@ def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
 def _use_credits(tx: Tx, customer: Customer) -> None:
     """Credits consumed, held, captured and released."""
     now = utc_now()
-    account_id = customer.account_id
-    consume(tx, account_id, 30, key="spent", source=Source.USER, source_id=customer.user_id, reason=None, now=now)
+    asker = _asker(tx, customer)
+    credits.consume(asker, 30, key="spent", reason=None, now=now)
     for key in ("open", "captured", "released"):
-        hold_id, _ = place_hold(tx, account_id, 100, key=key, ttl_seconds=900, now=now)
+        placed = credits.place_hold(asker, 100, key=key, ttl_seconds=900, now=now)
         if key == "captured":
-            capture_hold(tx, account_id, hold_id, 60, now=now)
+            credits.capture_hold(asker, placed.hold.id, 60, now=now)
         if key == "released":
-            release_hold(tx, account_id, hold_id, now=now)
+            credits.release_hold(asker, placed.hold.id, now=now)
+
+
+def _asker(tx: Tx, customer: Customer) -> credits.AccountAsker:
+    rules = partial(plans.load_rules, settings=get_settings())
+    return credits.of_account(tx, customer.account_id, rules, asker_id=customer.user_id)
 
 
 def _make_keys(tx: Tx, customer: Customer) -> None:
@@ -338,11 +351,24 @@ def drop(table: str, *constraints: str) -> str:
 
 def copy(table: str, where: str, changes: str, returning: str = "1") -> str:
     """Insert a row again, with other values for some columns."""
+    columns = WRITTEN.get(table, "*")
     return f"""
-        INSERT INTO {table}
-        SELECT (jsonb_populate_record(t, jsonb_build_object({changes}))).* FROM {table} t WHERE {where}
+        INSERT INTO {table} {f"({columns})" if table in WRITTEN else ""}
+        SELECT {columns} FROM (
+            SELECT (jsonb_populate_record(t, jsonb_build_object({changes}))).* FROM {table} t WHERE {where}
+        ) AS changed
         RETURNING {returning}
         """
+
+
+# Of tables that make some of their columns themselves, the others.
+WRITTEN: Final = {
+    "credit_grants": """
+        id, account_id, source, amount, remaining, held, priority, effective_at, expires_at, subscription_id, phase,
+        credit_month_index
+        """,
+    "events": "account_id, kind, key, subject_id, data, occurred_at",
+}
 
 
 def newest(table: str, where: str, order: str = "id") -> str:

@@ -52,11 +52,10 @@ def with_a_gift(office: Office) -> Customer:
 
 
 def yearly(office: Office) -> Customer:
-    office.change("UPDATE plans SET interval = 'year' WHERE slug = 'starter'")
+    office.change("UPDATE plans SET interval = 'year', credit_rollover = 'all' WHERE slug = 'starter'")
     who = starter(office)
     for at in (on("2026-01-25"), on("2026-02-10")):
         office.tick(at)
-    office.adjust(who, -1_000)
     return who
 
 

@@ -8,23 +8,21 @@ import pytest
 
 from shared.db import credits
 from shared.db.engine import Tx
-from shared.domain.credits import MAX_CREDITS, Source
+from shared.domain.credits import MAX_CREDITS
 from shared.errors import InvalidInput
 from tests.office import Customer, Office
 
 
 def consume(tx: Tx, who: Customer, amount: int, office: Office) -> Any:
-    return credits.consume(
-        tx, who.account_id, amount, key="k", source=Source.USER, source_id=who.user_id, reason=None, now=office.now
-    )
+    return credits.consume(office.asker(tx, who), amount, key="k", reason=None, now=office.now)
 
 
 def hold(tx: Tx, who: Customer, amount: int, office: Office) -> Any:
-    return credits.place_hold(tx, who.account_id, amount, key="k", ttl_seconds=60, now=office.now)
+    return credits.place_hold(office.asker(tx, who), amount, key="k", ttl_seconds=60, now=office.now)
 
 
 def capture(tx: Tx, who: Customer, amount: int, office: Office) -> Any:
-    return credits.capture_hold(tx, who.account_id, UUID(int=1), amount, now=office.now)
+    return credits.capture_hold(office.asker(tx, who), UUID(int=1), amount, now=office.now)
 
 
 @pytest.mark.parametrize("verb", [consume, hold, capture])

@@ -1,5 +1,6 @@
 """Whether credits are there does not depend on when the jobs ran: what is due is applied before they are taken."""
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,7 +10,6 @@ import pytest
 from sqlalchemy.event import listen
 
 from shared.db import credits
-from shared.domain.credits import Source
 from shared.domain.lifecycle import Transition
 from shared.errors import AccountCancelled, AccountSuspended, BillingError, InsufficientCredits
 from tests.factories import Table, cases, on
@@ -138,15 +138,25 @@ def test_while_nothing_is_due_it_is_one_round_trip(office: Office, who: Customer
     asked: list[str] = []
     with office.database.transaction() as tx:
         listen(tx.connection, "before_cursor_execute", lambda *given: asked.append(given[2]))
-        credits.consume(
-            tx, who.account_id, 1, key="a", source=Source.USER, source_id=who.user_id, reason=None, now=office.now
+        asker = office.asker(tx, who)
+        credits.consume(asker, 1, key="a", reason=None, now=office.now)
+        credits.consume_batch(asker, [credits.Item(key="b", amount=1)], all_or_nothing=True, now=office.now)
+        placed = credits.place_hold(asker, 2, key="c", ttl_seconds=60, now=office.now)
+        credits.capture_hold(asker, placed.hold.id, 1, now=office.now)
+        credits.release_hold(
+            asker, credits.place_hold(asker, 2, key="d", ttl_seconds=60, now=office.now).hold.id, now=office.now
         )
-        hold_id, _ = credits.place_hold(tx, who.account_id, 2, key="b", ttl_seconds=60, now=office.now)
-        credits.capture_hold(tx, who.account_id, hold_id, 1, now=office.now)
-    assert [statement.split("LATERAL ")[1].split("(")[0] for statement in asked] == [
-        "consume_credits",
-        "place_hold",
-        "capture_hold",
+        credits.adjust(asker, 5, key="e", admin_id=office.admin_id, reason="gift", expires_at=None, now=office.now)
+        credits.reverse(asker, 2, admin_id=office.admin_id, reason="it failed", now=office.now)
+    assert [re.findall(r"\b([a-z_]+)\(\s*asker", statement) for statement in asked] == [
+        ["consume_credits"],
+        ["consume_credits_batch"],
+        ["place_hold"],
+        ["capture_hold"],
+        ["place_hold"],
+        ["release_hold"],
+        ["adjust_credits"],
+        ["reverse_posting"],
     ]
 
 

@@ -18,6 +18,7 @@ from threading import Barrier
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -79,7 +80,9 @@ class StoredLife:
         """Whoever names an invoice has seen it, so what was due has been written."""
         self.office.now = at
         with self.office.database.transaction() as tx:
-            account_state.catch_up(tx, self.who.account_id, self.office.settings, now=at)
+            if account_state.is_due(tx, self.who.account_id, now=at):
+                rules = load_rules(tx, self.office.settings)
+                account_state.catch_up(tx, self.who.account_id, rules, now=at)
 
     def checkout(self, at: datetime, slug: str) -> Invoice | None:
         request = OpenInvoice(plan=slug, payment_method=PaymentMethod.MANUAL)
@@ -370,18 +373,27 @@ BOOKS = {
         """,
     "payments": "SELECT * FROM payments WHERE account_id = %(id)s ORDER BY id",
     "bank_transfers": "SELECT * FROM bank_transfers WHERE account_id = %(id)s ORDER BY id",
+    "events": "SELECT * FROM events WHERE account_id = %(id)s ORDER BY id",
+    "subscription_events": """
+        SELECT * FROM events WHERE account_id = %(id)s AND kind LIKE 'subscription.%%' ORDER BY id
+        """,
     "audit_log": "SELECT * FROM audit_log WHERE account_id = %(id)s ORDER BY id",
 }
 # When a row was written, and what counts the rows of all accounts in the order of their writing.
 OF_THE_WRITING = {"created_at", "number", "reference"}
+COUNTED = {"events", "subscription_events"}
 AN_ID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
+
+
+def is_of_the_writing(table: str, column: str) -> bool:
+    return column in OF_THE_WRITING or (table in COUNTED and column == "id")
 
 
 def stored_books(office: Office, life: StoredLife) -> Books:
     with office.database.transaction() as tx:
         return {
             name: [
-                {column: value for column, value in row._asdict().items() if column not in OF_THE_WRITING}
+                {column: value for column, value in row._asdict().items() if not is_of_the_writing(name, column)}
                 for row in tx.rows(sql, id=life.who.account_id)
             ]
             for name, sql in BOOKS.items()
@@ -390,7 +402,12 @@ def stored_books(office: Office, life: StoredLife) -> Books:
 
 def pure_books(life: Life) -> Books:
     due_at, transition = lifecycle.next_transition(life.state) or (None, None)
-    follows = {"access_ends_at": life.access_ends_at(), "next_transition": transition, "next_transition_at": due_at}
+    follows = {
+        "access_ends_at": life.access_ends_at(),
+        "next_transition": transition,
+        "next_transition_at": due_at,
+        "low_credits": lifecycle.low_credits(life.state, life.rules),
+    }
     held = {"held_credits": sum(grant.held for grant in life.grants.values())}
     return {
         "accounts": [asdict(life.account) | follows | held],
@@ -399,6 +416,7 @@ def pure_books(life: Life) -> Books:
         "invoices": [without(asdict(one), "transfer_pending_since") for one in life.invoices.values()],
         "credit_grants": [asdict(one) for one in life.grants.values()],
         "credit_transactions": [asdict(one) for one in life.ledger],
+        "subscription_events": [asdict(one) | {"data": msgspec.to_builtins(one.data)} for one in life.events],
         "holds": [without(asdict(one), "parts") for one in life.holds],
     }
 

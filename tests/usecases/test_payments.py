@@ -120,11 +120,15 @@ def test_not_settled_by(office: Office, terms: dict[str, Any] | None, code: str)
     who = office.sign_up()
     invoice_id = office.open_invoice(who)
     name = "unknown" if terms is None else office.card_payment(who, invoice_id, **terms)
-    untouched = ("operations", "payments")
+    untouched = ("operations", "payments", "events")
     before = office.dump(*untouched)
     row = office.execute(office.confirmation(who, invoice_id, name))
     assert (row.status, row.problem["code"]) == ("failed", code)
     assert office.dump(*untouched) == before
+    assert office.row("SELECT data FROM events WHERE kind = 'payment.failed'").data == {
+        "invoice_id": str(invoice_id),
+        "problem": code,
+    }
     assert [tuple(row) for row in office.rows(PAYMENTS)] == [("sandbox", name, "failed", code, None)]
 
 

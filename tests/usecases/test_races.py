@@ -13,7 +13,6 @@ from uuid import UUID
 from shared.db import credits, operations, test_clocks
 from shared.db.engine import Tx, with_retries
 from shared.db.plans import load_rules
-from shared.domain.credits import Source
 from shared.domain.invoice import PaymentMethod
 from shared.domain.lifecycle import Transition
 from shared.domain.operation import OperationKind, PrincipalKind
@@ -264,16 +263,7 @@ def _execute_in(tx: Tx, office: Office, operation_id: UUID) -> None:
 def consuming(office: Office, who: Customer, amount: int, key: str) -> Work:
     return in_transaction(
         office,
-        lambda tx: credits.consume(
-            tx,
-            who.account_id,
-            amount,
-            key=key,
-            source=Source.USER,
-            source_id=who.user_id,
-            reason=None,
-            now=office.now,
-        ),
+        lambda tx: credits.consume(office.asker(tx, who), amount, key=key, reason=None, now=office.now),
     )
 
 
@@ -309,15 +299,14 @@ def test_one_key_consumes_once(office: Office) -> None:
 
 def held(office: Office, who: Customer, amount: int, key: str = "hold") -> UUID:
     with office.database.transaction() as tx:
-        hold_id, _ = credits.place_hold(tx, who.account_id, amount, key=key, ttl_seconds=900, now=office.now)
-    return hold_id
+        placed = credits.place_hold(office.asker(tx, who), amount, key=key, ttl_seconds=900, now=office.now)
+    return placed.hold.id
 
 
 def test_a_hold_is_captured_once(office: Office) -> None:
     who = office.sign_up()
     hold_id = held(office, who, 500)
-    capture = in_transaction(office, lambda tx: credits.capture_hold(tx, who.account_id, hold_id, 200, now=office.now))
-    outcomes = at_once(*[capture] * 4)
+    outcomes = at_once(*[partial(office.capture, who, hold_id, 200)] * 4)
     assert Counter(one.replayed for one in outcomes) == {False: 1, True: 3}
     assert office.balance(who).available_credits == 1_800
 
@@ -325,15 +314,7 @@ def test_a_hold_is_captured_once(office: Office) -> None:
 def test_of_two_captures_with_two_amounts_one_wins(office: Office) -> None:
     who = office.sign_up()
     hold_id = held(office, who, 500)
-    outcomes = at_once(
-        *(
-            in_transaction(
-                office,
-                lambda tx, amount=amount: credits.capture_hold(tx, who.account_id, hold_id, amount, now=office.now),  # type: ignore[misc]
-            )
-            for amount in (100, 200)
-        )
-    )
+    outcomes = at_once(*(partial(office.capture, who, hold_id, amount) for amount in (100, 200)))
     assert sorted(isinstance(one, HoldNotOpen) for one in outcomes) == [False, True]
     assert office.balance(who).available_credits in {1_900, 1_800}
 
@@ -343,11 +324,7 @@ def test_a_hold_is_captured_or_released(office: Office) -> None:
     for turn in range(6):
         before = office.balance(who).available_credits
         hold_id = held(office, who, 100, f"hold {turn}")
-        hold: dict[str, Any] = {"account_id": who.account_id, "hold_id": hold_id, "now": office.now}
-        captured, released = at_once(
-            in_transaction(office, partial(credits.capture_hold, **hold, amount=60)),
-            in_transaction(office, partial(credits.release_hold, **hold)),
-        )
+        captured, released = at_once(partial(office.capture, who, hold_id, 60), partial(office.release, who, hold_id))
         assert isinstance(captured, HoldNotOpen) != isinstance(released, HoldNotOpen)
         taken = 0 if isinstance(captured, HoldNotOpen) else 60
         assert office.balance(who).available_credits == before - taken
@@ -359,7 +336,7 @@ def test_holds_and_consumption_share_what_there_is(office: Office) -> None:
         in_transaction(
             office,
             lambda tx, key=f"h{turn}": credits.place_hold(  # type: ignore[misc]
-                tx, who.account_id, 700, key=key, ttl_seconds=900, now=office.now
+                office.asker(tx, who), 700, key=key, ttl_seconds=900, now=office.now
             ),
         )
         for turn in range(3)

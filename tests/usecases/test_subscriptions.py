@@ -6,7 +6,6 @@ from uuid import UUID
 
 import pytest
 
-from shared.db.credits import place_hold
 from shared.domain.credits import MAX_CREDITS
 from shared.domain.operation import OperationKind
 from shared.domain.requests import AdjustCredits, AssignPlan, CancelSubscription
@@ -166,8 +165,7 @@ def test_an_admin_takes_credits_in_burn_down_order(office: Office, who: Customer
 
 
 def test_held_credits_are_not_taken(office: Office, who: Customer) -> None:
-    with office.database.transaction() as tx:
-        place_hold(tx, who.account_id, 1_990, key="h", ttl_seconds=900, now=office.now)
+    office.hold(who, 1_990, "h", 900)
     row = office.adjust(who, -11)
     assert row.problem["code"] == "insufficient_credits"
     assert (row.problem["available_credits"], row.problem["requested_credits"]) == (10, 11)

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 import pytest
 
 from shared.db import account_state, timeline
-from shared.db.credits import place_hold
 from shared.domain.timeline import TimelineEntry
 from shared.domain.timeline import timeline as foreseen
 from tests.factories import on
@@ -123,8 +122,7 @@ def with_a_hold(office: Office) -> Customer:
     """Credits are held that will expire; the hold is over by then."""
     who = office.sign_up()
     office.now = on("2026-01-24 11:59")
-    with office.database.transaction() as tx:
-        place_hold(tx, who.account_id, 1_500, key="h", ttl_seconds=86_400, now=office.now)
+    office.hold(who, 1_500, "h", 86_400)
     return who
 
 

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,11 +22,11 @@ from typer.testing import CliRunner, Result
 from shared import __version__, security
 from shared.clock import utc_now
 from shared.config import PROJECT_DIR, Settings
-from shared.db import account_state, operations
+from shared.db import account_state, credits, operations
 from shared.db.checks import CHECKS
-from shared.db.credits import place_hold
 from shared.db.engine import Database, Tx
 from shared.db.migrations import run as migrations
+from shared.db.plans import load_rules
 from shared.domain.operation import OperationKind, PrincipalKind
 from shared.domain.plan import SEED_PLANS
 from shared.embedded import Postgres, Valkey
@@ -122,7 +123,7 @@ def kill_operation(tx: Tx) -> UUID:
 
 
 COMMANDS = [
-    *(["up"], ["demo"], ["relay"], ["run"], ["state"], ["check"]),
+    *(["up"], ["demo"], ["relay"], ["run"], ["state"], ["check"], ["explain"]),
     *(["migrate"], ["rollback"], ["seed-plans"], ["create-free-trial-plan"], ["create-admin"]),
     *(["operations", name] for name in ("list", "show", "retry")),
     *(["accounts", name] for name in ("show", "unpark", "refresh")),
@@ -512,6 +513,9 @@ def test_all_dead_operations_are_retried_at_once(run: Run, database: Database, c
         pytest.param(["accounts", "show", "00000000-0000-7000-8000-000000000000"], id="show the system account"),
         pytest.param(["accounts", "show", "nobody@example.com"], id="show an unknown address"),
         pytest.param(["accounts", "show", "nonsense"], id="show nonsense"),
+        pytest.param(["explain", str(UUID(int=1))], id="explain an unknown account"),
+        pytest.param(["explain", "nobody@example.com", "--csv"], id="explain an unknown address"),
+        pytest.param(["explain", "nonsense", "--json"], id="explain nonsense"),
         pytest.param(["accounts", "refresh"], id="refresh nothing"),
         pytest.param(["accounts", "refresh", "x", "--all"], id="refresh one and all"),
     ],
@@ -631,7 +635,8 @@ def test_a_job_is_run_by_hand_until_nothing_is_due(settings: Settings, database:
 def test_holds_are_released_by_hand(settings: Settings, database: Database, customer: Customer) -> None:
     with database.transaction() as tx:
         then = utc_now() - timedelta(hours=1)
-        place_hold(tx, customer.account_id, 10, key="hold", ttl_seconds=60, now=then)
+        asker = credits.of_account(tx, customer.account_id, partial(load_rules, settings=settings))
+        credits.place_hold(asker, 10, key="hold", ttl_seconds=60, now=then)
     assert finished(process(settings, "run", "release-holds"))[:2] == (0, "release-holds: 1 done\n")
     with database.transaction() as tx:
         assert tx.scalar("SELECT status FROM holds") == "expired"

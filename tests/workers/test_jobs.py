@@ -68,18 +68,15 @@ def gifted(office: Office) -> Customer:
 
 
 def yearly(office: Office) -> Customer:
-    office.change("UPDATE plans SET interval = 'year' WHERE slug = 'starter'")
-    who = unpaid(office)
-    office.now = ago(days=9)
-    assert office.adjust(who, -1_000).status == "succeeded"
-    return who
+    office.change("UPDATE plans SET interval = 'year', credit_rollover = 'all' WHERE slug = 'starter'")
+    return unpaid(office)
 
 
 def holding(office: Office) -> Customer:
     office.now = ago(hours=1)
     who = office.sign_up()
     with office.database.transaction() as tx:
-        credits.place_hold(tx, who.account_id, 100, key="hold", ttl_seconds=60, now=office.now)
+        credits.place_hold(office.asker(tx, who), 100, key="hold", ttl_seconds=60, now=office.now)
     return who
 
 
@@ -95,7 +92,7 @@ DUE: Table = {
     Job.ROLL_RENEWALS: (unpaid, OUTCOME, "past_due"),
     Job.SUSPEND_OVERDUE: (overdue, OUTCOME, "suspended"),
     Job.CANCEL_DUE: (leaving, OUTCOME, "cancelled"),
-    Job.SEED_CREDITS: (yearly, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 1_000),
+    Job.SEED_CREDITS: (yearly, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 2_000),
     Job.EXPIRE_CREDITS: (gifted, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 2_000),
     Job.RELEASE_HOLDS: (holding, "SELECT status FROM holds", "expired"),
     Job.RELAY_OPERATIONS: (waiting, "SELECT sends FROM operations WHERE kind = 'sign_up'", 1),
@@ -177,7 +174,7 @@ def test_accounts_on_a_test_clock_are_passed_by(worker: Worker, office: Office, 
     clock_id = office.make_clock(ago(days=50))
     who = office.sign_up(clock_id=clock_id)
     with office.database.transaction() as tx:
-        credits.place_hold(tx, who.account_id, 100, key="hold", ttl_seconds=60, now=utc_now())
+        credits.place_hold(office.asker(tx, who), 100, key="hold", ttl_seconds=60, now=utc_now())
     before = office.dump("job_runs")
     for job in Job:
         worker.run(job)

@@ -21,6 +21,7 @@ from shared.domain.requests import (
     ConfirmPayment,
     OpenInvoice,
     RecordPayment,
+    ReverseCredits,
     SignUp,
     SubmitBankTransfer,
 )
@@ -89,6 +90,12 @@ def adjust(office: Office, who: Customer) -> UUID:
     return office.accept(OperationKind.ADJUST_CREDITS, request, account_id=who.account_id, by=office.admin_id)
 
 
+def reverse(office: Office, who: Customer) -> UUID:
+    office.consume(who, 70, "call")
+    request = ReverseCredits(seq=2, reason="it failed")
+    return office.accept(OperationKind.REVERSE_CREDITS, request, account_id=who.account_id, by=office.admin_id)
+
+
 def advance(office: Office, who: Customer) -> UUID:
     clock_id = office.make_clock(on("2026-01-10"))
     office.sign_up(clock_id=clock_id)
@@ -109,6 +116,7 @@ KINDS: dict[OperationKind, Accept] = {
     OperationKind.CANCEL_SUBSCRIPTION: cancel,
     OperationKind.ASSIGN_PLAN: assign,
     OperationKind.ADJUST_CREDITS: adjust,
+    OperationKind.REVERSE_CREDITS: reverse,
     OperationKind.ADVANCE_TEST_CLOCK: advance,
 }
 every_kind = pytest.mark.parametrize("accept", KINDS.values(), ids=KINDS)
@@ -202,13 +210,15 @@ REFUSALS: Table = {
 @pytest.mark.parametrize(("accept", "code"), cases(REFUSALS))
 def test_a_refusal_is_an_answer(worker: Worker, office: Office, accept: Accept, code: str) -> None:
     operation_id = accept(office, office.sign_up())
-    before = office.dump("operations", "payments")
+    before = office.dump("operations", "payments", "events")
     row = worker.perform(operation_id)
     assert (row.status, row.problem["code"], row.attempts, row.next_send_at) == ("failed", code, 1, None)
     assert row.problem["detail"]
     assert row.finished_at is not None
     assert "password_hash" not in row.payload
-    assert office.dump("operations", "payments") == before
+    assert office.dump("operations", "payments", "events") == before
+    failures = office.rows("SELECT data FROM events WHERE kind = 'payment.failed'")
+    assert len(failures) == len(office.rows("SELECT FROM payments"))
     assert {one.problem for one in office.rows("SELECT problem FROM payments")} <= {code}
     assert worker.perform(operation_id) == row
 
