@@ -8,7 +8,7 @@ from flask import current_app
 
 from shared.broker import Publisher
 from shared.config import Settings
-from shared.db.engine import Database
+from shared.db.engine import ActAs, Database
 from shared.errors import NotReady
 
 EXTENSION: Final = "billing"
@@ -31,6 +31,7 @@ class Services:
             raise NotReady("DATABASE_URL is not set and no embedded database was started")
         return Database(
             self.settings.database_url,
+            act_as=ActAs.API,
             pool_size=self.settings.api_threads,
             application_name="billing-api",
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,

@@ -5,7 +5,7 @@ import os
 from functools import lru_cache
 
 from shared.config import Settings, get_settings
-from shared.db.engine import Database
+from shared.db.engine import ActAs, Database
 
 
 class Runtime:
@@ -15,7 +15,9 @@ class Runtime:
         if settings.database_url is None:
             raise ValueError("DATABASE_URL is not set and no embedded database was started")
         self.settings = settings
-        self.database = Database(settings.database_url, pool_size=2, application_name="billing-worker")
+        self.database = Database(
+            settings.database_url, act_as=ActAs.WORKER, pool_size=2, application_name="billing-worker"
+        )
         collect_garbage_seldom()
 
 

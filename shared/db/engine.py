@@ -6,20 +6,26 @@ SQL in this package is written as SQL, in psycopg's style (`%(name)s`); docs/adr
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
 import psycopg
 from msgspec import Struct
 from psycopg import Error as PsycopgError
-from psycopg.types.json import Jsonb
-from sqlalchemy import Connection, Row, create_engine
+from psycopg.rows import namedtuple_row
+from psycopg.types.json import Jsonb, set_json_dumps
+from sqlalchemy import Connection, Row, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.pool import NullPool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from shared import errors
 
-__all__ = ["Database", "Jsonb", "Tx", "is_transient", "with_retries"]
+__all__ = ["ActAs", "Database", "Jsonb", "Tx", "is_transient", "with_retries"]
+
+set_json_dumps(msgspec.json.encode)  # instants and ids, too
 
 S = TypeVar("S", bound=Struct)
 T = TypeVar("T")
@@ -39,6 +45,9 @@ REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
     ),
     "site_domain_unique_in_account": (errors.Conflict, "the account has a site with this domain"),
 }
+
+ASK_AGAIN: Final = 3  # at most so many times
+ASKS_FOR_ANOTHER_TRY: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
 # Lost connections and the two ways in which PostgreSQL asks for another try.
 TRANSIENT_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"})
@@ -72,13 +81,13 @@ class Tx:
 
     def structs(self, kind: type[S], sql: str, **params: Any) -> list[S]:
         """All rows as structs, for large sets. The columns are those of `kind`, in its order; `kind` is array-like."""
-        with _sqlalchemy_errors(sql), self._driver.cursor(binary=True) as cursor:
+        with _sqlalchemy_errors(sql, self._driver), self._driver.cursor(binary=True) as cursor:
             rows = cursor.execute(sql.encode(), params).fetchall()
         return msgspec.convert(rows, list[kind])  # type: ignore[valid-type] # a type that is known at run time
 
     def copy(self, sql: str, types: Mapping[str, str], rows: Iterable[tuple[Any, ...]]) -> None:
         """Run a `COPY … FROM STDIN (FORMAT BINARY)`. types: of the columns, exactly, for the format has no others."""
-        with _sqlalchemy_errors(sql), self._driver.cursor() as cursor, cursor.copy(sql.encode()) as copy:
+        with _sqlalchemy_errors(sql, self._driver), self._driver.cursor() as cursor, cursor.copy(sql.encode()) as copy:
             copy.set_types(list(types.values()))
             for row in rows:
                 copy.write_row(row)
@@ -100,6 +109,13 @@ class Tx:
             yield
 
 
+class ActAs(StrEnum):
+    """What a process may do in the database, whoever it signed in as; migration 0005 says what that is."""
+
+    API = "prepaid_api"
+    WORKER = "prepaid_worker"
+
+
 class Database:
     """A pool of connections to one database. Make one per process, after any fork."""
 
@@ -107,6 +123,7 @@ class Database:
         self,
         url: str,
         *,
+        act_as: ActAs | None = None,
         pool_size: int = 5,
         application_name: str = "billing",
         statement_timeout_ms: int = 30_000,
@@ -116,17 +133,24 @@ class Database:
             f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} -c lock_timeout={lock_timeout_ms} "
             "-c idle_in_transaction_session_timeout=60000"
         )
-        self.url = url
-        self._engine = create_engine(
+        acting = f"{options} -c role={act_as}" if act_as else options
+        connect_args: dict[str, Any] = {"application_name": application_name, "connect_timeout": 3}
+        make_engine = partial(
+            create_engine,
             url,
+            hide_parameters=True,  # an error that is logged shows the statement, never what was sent with it
+        )
+        self.url = url
+        self._engine = make_engine(
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=5,
             pool_pre_ping=True,
             pool_recycle=1_800,
-            hide_parameters=True,  # an error that is logged shows the statement, never what was sent with it
-            connect_args={"options": options, "application_name": application_name, "connect_timeout": 3},
+            connect_args=connect_args | {"options": acting},
         )
+        self._bare = make_engine(poolclass=NullPool, connect_args=connect_args | {"options": options})
+        self._lines = Lines(url, connect_args | {"options": acting})
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
@@ -134,22 +158,78 @@ class Database:
         with named_refusals(), self._engine.begin() as connection:
             yield Tx(connection)
 
+    def ask(self, sql: str, **params: Any) -> Any:
+        """One statement as a transaction of its own, in one round trip; the only row with its columns' names, or None.
+
+        For what may be asked twice: after a lost connection or a deadlock it is, though the answer may have been
+        lost behind a commit.
+        """
+        for _ in range(ASK_AGAIN):
+            try:
+                return self._lines.ask(sql, params)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    self._lines.close()  # whatever ended one connection has mostly ended all
+                elif getattr(error.orig, "sqlstate", None) not in ASKS_FOR_ANOTHER_TRY:
+                    raise
+        return self._lines.ask(sql, params)
+
     def connect(self) -> Connection:
-        """A bare connection, for migrations' state and maintenance."""
-        return self._engine.connect()
+        """A bare connection as whoever signed in, for migrations' state and maintenance."""
+        return self._bare.connect()
 
     def dispose(self) -> None:
         """Close every pooled connection."""
         self._engine.dispose()
+        self._lines.close()
+
+
+class Lines:
+    """Connections that stay open, on each of which every statement is a transaction of its own.
+
+    As many as were ever in use at once. A pool that counts, pings and resets takes as long as the statement's parsing.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        self._url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._options = options
+        self._idle: list[psycopg.Cursor[Any]] = []  # taken from and put back to its end, which no two threads share
+
+    def ask(self, sql: str, params: Mapping[str, Any]) -> Any:
+        """The only row of a statement, or None."""
+        try:
+            cursor = self._idle.pop()
+        except IndexError:
+            cursor = self._open()
+        try:
+            with named_refusals(), _sqlalchemy_errors(sql, cursor.connection):
+                return cursor.execute(sql.encode(), params).fetchone()
+        finally:
+            if not cursor.connection.closed:
+                self._idle.append(cursor)
+
+    def close(self) -> None:
+        """Close all that are not in use."""
+        while self._idle:
+            self._idle.pop().connection.close()
+
+    def _open(self) -> psycopg.Cursor[Any]:
+        try:
+            connection = psycopg.connect(self._url, autocommit=True, **self._options)
+        except PsycopgError as error:
+            raise DBAPIError.instance(None, None, error, PsycopgError, connection_invalidated=True) from error
+        return connection.cursor(row_factory=namedtuple_row)
 
 
 @contextmanager
-def _sqlalchemy_errors(sql: str) -> Iterator[None]:
+def _sqlalchemy_errors(sql: str, driver: psycopg.Connection[Any]) -> Iterator[None]:
     """What psycopg raises, as SQLAlchemy would raise it: callers know one family of errors."""
     try:
         yield
     except PsycopgError as error:
-        raise DBAPIError.instance(sql, None, error, PsycopgError, hide_parameters=True) from error
+        raise DBAPIError.instance(
+            sql, None, error, PsycopgError, hide_parameters=True, connection_invalidated=driver.closed
+        ) from error
 
 
 @contextmanager

@@ -32,7 +32,8 @@ SCHEMA = """
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') AND attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT 'relation ' || oid::regclass,
-           concat_ws(' ', relkind, relpersistence, relrowsecurity, relforcerowsecurity, reloptions, relacl,
+           concat_ws(' ', relkind, relpersistence, relrowsecurity, relforcerowsecurity, reloptions,
+                     coalesce(relacl, acldefault('r', relowner)),
                      CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(oid) END)
     FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind <> 'i'
     UNION ALL
@@ -141,7 +142,10 @@ def test_accounts_survive_a_step_down_and_up(scratch_url: str, settings: Setting
     run.downgrade(scratch_url, REVISIONS[0])
     run.upgrade(scratch_url)
 
-    assert contents(scratch_url) == kept
+    told = kept.pop("events")
+    now = contents(scratch_url)
+    assert (bool(told), now.pop("events")) == (True, []), "a table of a later migration"
+    assert now == kept
     with opened(scratch_url) as database, database.transaction() as tx:
         assert checks.run_checks(tx, settings) == []
 
