@@ -101,7 +101,12 @@ class Needs(Struct, frozen=True, kw_only=True):
     def require(self, permissions: frozenset[Permission]) -> None:
         """Raises Forbidden without the permission."""
         if self.permission is not None and self.permission not in permissions:
-            raise Forbidden(f"this needs the permission {self.permission}", permission=str(self.permission))
+            raise forbidden(self.permission)
+
+
+def forbidden(permission: Permission) -> Forbidden:
+    """The refusal of whoever lacks a permission."""
+    return Forbidden(f"this needs the permission {permission}", permission=str(permission))
 
 
 PUBLIC: Final = Needs()

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import structlog
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask.sessions import SessionInterface, SessionMixin
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.security_scheme import SecurityScheme
@@ -17,6 +17,7 @@ from api.routes import (
     api_keys,
     bank_transfers,
     credits,
+    events,
     invoices,
     operations,
     payments,
@@ -47,12 +48,14 @@ ROUTES: Final = (
     payments.routes,
     bank_transfers.routes,
     credits.routes,
+    events.routes,
     sites.routes,
     api_keys.routes,
     operations.routes,
     sessions.admin_routes,
     bank_transfers.admin_routes,
     admin.routes,
+    events.admin_routes,
     operations.admin_routes,
 )
 SANDBOX_ROUTES: Final = (sandbox.routes,)
@@ -104,6 +107,9 @@ def create_app(settings: Settings | None = None) -> Flask:
 def _begin() -> None:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=new_id().hex)
+    larger = getattr(current_app.view_functions.get(request.endpoint or ""), "max_body_bytes", None)
+    if larger is not None:
+        request.max_content_length = max(larger, request.max_content_length or 0)
     if (request.content_length or 0) > (request.max_content_length or 0):
         raise RequestEntityTooLarge
 

@@ -17,15 +17,17 @@ from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import PyJWTError
 from msgspec import Struct
 
-from api.access import PERMISSIONS, Admin, Customer, Needs, Permission, Principal, Role
+from api.access import PERMISSIONS, Admin, Customer, Needs, Permission, Principal, Role, forbidden
 from api.services import services
 from shared import security
 from shared.clock import utc_now
 from shared.config import Settings
-from shared.db import api_keys, audit, sessions
+from shared.db import account_state, api_keys, audit, sessions
 from shared.db.engine import Tx
+from shared.db.plans import load_rules
 from shared.db.sessions import Audience, Rotation
 from shared.domain.account import AccountStatus, require_access
+from shared.domain.credits import Source
 from shared.domain.operation import PrincipalKind
 from shared.errors import Forbidden, Unauthenticated, WrongAudience
 from shared.ids import new_id
@@ -34,6 +36,7 @@ ALGORITHM: Final = "HS256"
 API_KEY_HEADER: Final = "X-API-Key"
 CLOCK_SKEW_SECONDS: Final = 10
 MAX_CREDENTIAL_LENGTH: Final = 2_048
+NO_WAY_FOR_KEYS: Final = "an API key does not reach this; sign in"
 PRINCIPAL_KINDS: Final = {Audience.CUSTOMER: PrincipalKind.USER, Audience.ADMIN: PrincipalKind.ADMIN}
 
 
@@ -157,6 +160,77 @@ def admitted(needs: Needs) -> Iterator[tuple[Tx, Principal | None]]:
         yield tx, principal
 
 
+class PrincipalAsker:
+    """Lets a customer in and asks about the account's credits, all in one statement: `shared.db.credits.Asker`.
+
+    Every `ask` raises Unauthenticated and Forbidden. The gate is for the functions that are asked.
+    """
+
+    def __init__(self, credential: Token | str, permission: Permission) -> None:
+        self._permission = permission
+        self._statement, self._params = (
+            _of_api_key(credential, permission) if isinstance(credential, str) else _of_user(credential, permission)
+        )
+        self.source = Source.API_KEY if isinstance(credential, str) else Source.USER
+
+    def ask(self, call: str, /, **params: Any) -> Any:
+        """As `Asker` says."""
+        row = services().database.ask(self._statement.format(call=call), **self._params, **params)
+        if row is None:
+            raise Unauthenticated("the credential is not valid, or not any more")
+        structlog.contextvars.bind_contextvars(
+            principal_kind=str(self.source), principal_id=str(row.asker_id), account_id=str(row.account_id)
+        )
+        if not row.permitted:
+            raise forbidden(self._permission)
+        if self.source is Source.API_KEY and api_keys.is_use_worth_noting(row.last_used_at, now=params["now"]):
+            with services().database.transaction() as tx:
+                api_keys.note_use(tx, row.asker_id, now=params["now"])
+        return row
+
+    def catch_up(self, account_id: UUID, *, now: datetime) -> None:
+        """As `Asker` says, in a transaction of its own."""
+        with services().database.transaction() as tx:
+            account_state.catch_up(tx, account_id, load_rules(tx, services().settings), now=now)
+
+
+# Whoever may not ask is nobody to the function that is asked, which then finds no account.
+_ASK: Final = """
+    WITH principal AS MATERIALIZED ({principal}),
+    asker AS (SELECT id, CASE WHEN {permitted} THEN account_id END AS account_id FROM principal)
+    SELECT principal.id AS asker_id, {permitted} AS permitted, {last_used_at} AS last_used_at, principal.account_id,
+           answer.*
+    FROM principal, asker CROSS JOIN LATERAL {{call}} AS answer
+    """
+_ASK_AS_USER: Final = _ASK.format(
+    principal=sessions.LIVE_USER, permitted="principal.role = ANY (%(roles)s)", last_used_at="NULL"
+)
+_ASK_AS_API_KEY: Final = _ASK.format(
+    principal=api_keys.LIVE_KEY, permitted="%(scope)s = ANY (principal.scopes)", last_used_at="principal.last_used_at"
+)
+
+
+def _of_user(token: Token, permission: Permission) -> tuple[str, dict[str, Any]]:
+    roles = [str(role) for role, permissions in PERMISSIONS.items() if permission in permissions]
+    return _ASK_AS_USER, {"session_id": token.session_id, "user_id": token.principal_id, "roles": roles}
+
+
+def _of_api_key(key: str, permission: Permission) -> tuple[str, dict[str, Any]]:
+    return _ASK_AS_API_KEY, {"key_hash": security.hash_api_key(key), "scope": str(permission)}
+
+
+def asker(needs: Needs) -> PrincipalAsker:
+    """Whoever presents the credential of this request. Raises Unauthenticated, WrongAudience."""
+    credential = _credential(needs)
+    if credential is None or needs.permission is None:
+        raise Unauthenticated("present a token or an API key")
+    if isinstance(credential, Token):
+        _require_audience(credential, needs.audiences)
+    elif not needs.api_keys:
+        raise Forbidden(NO_WAY_FOR_KEYS)
+    return PrincipalAsker(credential, needs.permission)
+
+
 def _name_in_logs(principal: Principal | None) -> None:
     if principal is not None:
         structlog.contextvars.bind_contextvars(principal_kind=str(principal.kind), principal_id=str(principal.id))
@@ -228,7 +302,9 @@ def _live_api_key(tx: Tx, key: str, needs: Needs, *, now: datetime) -> Customer 
     if row is None:
         return None
     if not needs.api_keys:
-        raise Forbidden("an API key does not reach this; sign in")
+        raise Forbidden(NO_WAY_FOR_KEYS)
+    if api_keys.is_use_worth_noting(row.last_used_at, now=now):
+        api_keys.note_use(tx, row.id, now=now)
     principal = Customer(
         kind=PrincipalKind.API_KEY,
         id=row.id,

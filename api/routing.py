@@ -1,11 +1,12 @@
 """From an address to a handler: what a route needs is declared with it, and checked before it is called.
 
-A handler takes what it reads by name: `tx` and `principal` (unless anybody may call it), and `path`,
-`query`, `header`, `body` as models, from which the OpenAPI document is made too. It returns a model, an
-accepted operation, or nothing; it neither commits nor knows a status.
+A handler takes what it reads by name: `tx` and `principal` (unless anybody may call it), or the `asker` of a single
+question to the database, which lets the customer in by itself; and `path`, `query`, `header`, `body` as models, from
+which the OpenAPI document is made too. It returns a model, an accepted operation, a file that is sent while it is read,
+or nothing; it neither commits nor knows a status.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from http import HTTPStatus
@@ -22,7 +23,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from api import problems, schemas
 from api.accept import Accepted
 from api.access import Needs
-from api.auth import admitted
+from api.auth import admitted, asker
 from api.problems import RefusedRequest
 from api.services import services
 from shared.db.sessions import Audience
@@ -47,6 +48,24 @@ class Answer(Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
+class File(Struct, frozen=True):
+    """What a route answers that is no document: a file of this media type."""
+
+    media_type: str
+
+
+class Streamed(Struct, frozen=True, kw_only=True):
+    """A file that is sent while it is read.
+
+    chunks: read after the request's transaction has ended, and possibly after the application's context: whatever
+    they need of it is taken before. What goes wrong in them cuts the answer off, so refuse what is to be refused first.
+    """
+
+    chunks: Iterable[str]
+    content_type: str
+    file_name: str
+
+
 class Routes(APIBlueprint):
     """The routes of one concept."""
 
@@ -64,24 +83,26 @@ class Routes(APIBlueprint):
         rule: str,
         *,
         needs: Needs,
-        answer: type[BaseModel] | None,
+        answer: type[BaseModel] | File | None,
         status: HTTPStatus | None = None,
         refusals: tuple[HTTPStatus, ...] = (),
+        max_body_bytes: int | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register a handler for `method rule`; who may call it is part of the registration.
 
         refusals: statuses to document besides those that follow from the rest.
+        max_body_bytes: for a route that takes more than MAX_BODY_BYTES.
         """
         if status is None:
-            status = STATUS_OF_ANSWER.get(answer, HTTPStatus.OK)
+            status = HTTPStatus.OK if isinstance(answer, File) else STATUS_OF_ANSWER.get(answer, HTTPStatus.OK)
 
         def register(handler: Handler) -> Handler:
-            handler.__dict__.update(needs=needs, status=status)
+            handler.__dict__.update(needs=needs, status=status, max_body_bytes=max_body_bytes)
             decorate: Callable[[Handler], Handler] = getattr(self, method.lower())(
                 rule,
                 operation_id=handler.__name__,
                 security=_security(needs),
-                responses={int(status): answer, **_problem_responses(method, rule, needs, refusals)},
+                responses={int(status): _described(answer), **_problem_responses(method, rule, needs, refusals)},
             )
             return decorate(handler)
 
@@ -110,15 +131,20 @@ class Routes(APIBlueprint):
         @wraps(func)
         def view(**values: Any) -> Response:
             data = _json_body() if body is not None else b""
-            with _request(needs) as given:
+
+            def read() -> dict[str, BaseModel]:
+                given = {}
                 if path is not None:
-                    given["path"] = path.model_validate(values)
+                    given["path"] = _parsed("path", lambda: path.model_validate(values))
                 if header is not None:
                     given["header"] = _headers(header)
                 if query is not None:
                     given["query"] = _query(query)
                 if body is not None:
                     given["body"] = _parsed("body", lambda: body.model_validate_json(data, strict=True))
+                return given
+
+            with _asker(needs, read) if "asker" in wanted else _transaction(needs, read) as given:
                 answer = func(**{name: given[name] for name in given if name in wanted})
             return _respond(answer, status)
 
@@ -126,18 +152,35 @@ class Routes(APIBlueprint):
 
 
 @contextmanager
-def _request(needs: Needs) -> Iterator[dict[str, Any]]:
-    """What every handler gets; the transaction commits where this ends."""
+def _transaction(needs: Needs, read: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What most handlers get; the transaction commits where this ends. read: the request, once it is let in."""
     if not needs.audiences:
-        yield {}
+        yield read()
         return
     with admitted(needs) as (tx, principal):
-        yield {"tx": tx, "principal": principal}
+        yield read() | {"tx": tx, "principal": principal}
+
+
+@contextmanager
+def _asker(needs: Needs, read: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What handlers get that put one question, which lets the customer in by itself.
+
+    Whoever would not be let in is told so, and nothing of what else is wrong with the request.
+    """
+    asking = asker(needs)
+    try:
+        given = read()
+    except RefusedRequest:
+        with admitted(needs):
+            raise
+    yield given | {"asker": asking}
 
 
 def _respond(answer: Any, status: HTTPStatus) -> Response:
     if answer is None:
         return Response(status=status)
+    if isinstance(answer, Streamed):
+        return _stream(answer, status)
     if isinstance(answer, Accepted):
         answer = _send(answer)
     if isinstance(answer, BaseModel):
@@ -147,6 +190,12 @@ def _respond(answer: Any, status: HTTPStatus) -> Response:
         response.headers["Location"] = answer.location
     if answer.replayed:
         response.headers[REPLAYED] = "true"
+    return response
+
+
+def _stream(streamed: Streamed, status: HTTPStatus) -> Response:
+    response = Response(streamed.chunks, status=status, content_type=streamed.content_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{streamed.file_name}"'
     return response
 
 
@@ -209,6 +258,16 @@ def _security(needs: Needs) -> list[dict[str, list[str]]]:
     if needs.anonymous:
         schemes.append({})
     return schemes
+
+
+def _described(answer: type[BaseModel] | File | None) -> type[BaseModel] | dict[str, Any] | None:
+    if not isinstance(answer, File):
+        return answer
+    return {
+        "description": HTTPStatus.OK.phrase,
+        "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
+        "content": {answer.media_type: {"schema": {"type": "string"}}},
+    }
 
 
 def _problem_responses(method: str, rule: str, needs: Needs, refusals: tuple[HTTPStatus, ...]) -> dict[int, Any]:

@@ -5,6 +5,7 @@ text. Amounts are bounded here, so that nothing absurd gets any further.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -26,10 +27,13 @@ from pydantic import (
 from sqlalchemy import Row
 
 from api.access import Scope
+from shared.db.credits import BatchConsumption
 from shared.domain.account import AccountStatus
 from shared.domain.bank_transfer import BankTransferStatus
 from shared.domain.calendar import Interval
-from shared.domain.credits import MAX_CREDITS, GrantSource, Source, TransactionKind
+from shared.domain.credits import MAX_BATCH, MAX_CREDITS, GrantSource, HoldStatus, Source, TransactionKind
+from shared.domain.event import EventKind
+from shared.domain.explanation import Explanation, RuleName
 from shared.domain.invoice import InvoicePurpose, InvoiceStatus, PaymentMethod
 from shared.domain.lifecycle import Transition
 from shared.domain.operation import OperationKind, OperationStatus, PrincipalKind
@@ -38,6 +42,7 @@ from shared.domain.plan import Assigner, Rollover, TrialEnd
 from shared.domain.subscription import EndReason, SubscriptionStatus
 from shared.domain.timeline import EntryKind
 
+MAX_SEQ: Final = 2**63 - 1
 MAX_AMOUNT_MINOR: Final = 100_000_000_000
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
@@ -226,6 +231,18 @@ class AccountPath(BaseModel):
     account_id: UUID
 
 
+class LedgerPath(BaseModel):
+    """Names a row of the account's ledger."""
+
+    seq: int = Field(ge=1, le=MAX_SEQ)
+
+
+class AccountLedgerPath(LedgerPath):
+    """Names a row of an account's ledger."""
+
+    account_id: UUID
+
+
 class InvoicePath(BaseModel):
     """Names an invoice."""
 
@@ -341,6 +358,25 @@ class ConsumeBody(Body):
     reason: ShortReason | None = None
 
 
+class ConsumeItem(ConsumeBody):
+    """One consumption of a batch, under a key of its own."""
+
+    key: Key
+
+
+class ConsumeBatchBody(Body):
+    """Consumptions of one account, taken in their order; `all_or_nothing` takes all of them or none."""
+
+    items: list[ConsumeItem] = Field(min_length=1, max_length=MAX_BATCH)
+    all_or_nothing: bool = False
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        if len({item.key for item in self.items}) < len(self.items):
+            raise ValueError("each item needs a key of its own")
+        return self
+
+
 class HoldBody(Body):
     """How many credits to reserve, and for how long."""
 
@@ -397,6 +433,12 @@ class AdjustCreditsBody(Body):
     amount: CreditAdjustment
     reason: ShortReason
     expires_at: Instant | None = None
+
+
+class ReverseBody(Body):
+    """Why."""
+
+    reason: ShortReason
 
 
 class RecordPaymentBody(Body):
@@ -737,6 +779,130 @@ class TransactionDocument(Document):
     reverses_seq: int | None
 
 
+class RuleDocument(Document):
+    """The rule that a row follows: decide by `name`, show the sentence; `section` is where the rules state it."""
+
+    name: RuleName
+    sentence: str
+    section: str
+
+
+class ExplainedGrantDocument(Document):
+    """Where the credits of a row came from, and what is left of them by now.
+
+    `opened_by_seq` is the row that brought them. What only a seed has is null for others; phases and credit months
+    are counted from 0.
+    """
+
+    id: UUID
+    source: GrantSource
+    amount: int
+    remaining: int
+    effective_at: datetime
+    expires_at: datetime | None
+    opened_by_seq: int | None
+    subscription_id: UUID | None
+    phase: int | None
+    credit_month_index: int | None
+
+
+class ExplainedPeriodDocument(Document):
+    """The subscription period, `[starts_at, ends_at)`, in which a row is effective."""
+
+    subscription_id: UUID
+    plan: str
+    starts_at: datetime
+    ends_at: datetime
+
+
+class ExplainedPaymentDocument(Document):
+    """What paid for that period."""
+
+    payment_id: UUID
+    invoice_id: UUID
+    invoice_reference: str
+    provider: PaymentMethod
+    amount_minor: int
+    currency: str
+
+
+class ExplainedOperationDocument(Document):
+    """The operation that wrote a row."""
+
+    id: UUID
+    kind: OperationKind
+
+
+class ExplainedHoldDocument(Document):
+    """The hold that a row captures."""
+
+    id: UUID
+    amount: int
+    captured_amount: int
+    idempotency_key: str
+
+
+class ActorDocument(Document):
+    """Who did it. `name` is a user's address, or the prefix of an API key; an admin's is for admins."""
+
+    kind: PrincipalKind
+    id: UUID | None
+    name: str | None
+
+
+class ExplainedTransactionDocument(Document):
+    """A row of the ledger, and why it is there.
+
+    `posting_seqs` are the other rows of the same posting; `reverses_seq` and `reversed_by_seq` lead to the row that
+    this one undoes, and to the one that undoes it. `idempotency_key` is the caller's own, null for what the engine
+    names. `actor` is null for a capture: see its hold.
+    """
+
+    seq: int
+    kind: TransactionKind
+    amount: int
+    balance_before: int
+    balance_after: int
+    effective_at: datetime
+    recorded_at: datetime
+    reason: str | None
+    idempotency_key: str | None
+    rule: RuleDocument
+    grant: ExplainedGrantDocument
+    period: ExplainedPeriodDocument | None
+    payment: ExplainedPaymentDocument | None
+    operation: ExplainedOperationDocument | None
+    hold: ExplainedHoldDocument | None
+    actor: ActorDocument | None
+    posting_seqs: list[int]
+    reverses_seq: int | None
+    reversed_by_seq: int | None
+
+    @classmethod
+    def of_explanation(cls, explanation: Explanation, *, for_admins: bool) -> Self:
+        """for_admins: whether admins are named."""
+        return cls.of(explanation, actor=explanation.actor(for_admins=for_admins))
+
+
+class EventDocument(Document):
+    """Something that happened to the account; the first part of `kind` names what `subject_id` is.
+
+    `occurred_at` is when it was due, `recorded_at` when it was written.
+    """
+
+    id: int
+    kind: EventKind
+    subject_id: UUID
+    data: dict[str, Any]
+    occurred_at: datetime
+    recorded_at: datetime
+
+    @classmethod
+    def of_row(cls, row: Row[Any]) -> Self:
+        """From a row of `events`."""
+        return cls.of(row, recorded_at=row.created_at)
+
+
 class ConsumptionDocument(Document):
     """Credits that were taken, and what the ledger says after it."""
 
@@ -744,11 +910,47 @@ class ConsumptionDocument(Document):
     balance_credits: int
 
 
+class ItemDocument(Document):
+    """What became of one item: taken, now or under its key before, or refused with a problem's code and facts."""
+
+    key: str
+    consumed_credits: int
+    balance_credits: int | None
+    replayed: bool
+    problem: dict[str, Any] | None
+
+
+class BatchDocument(Document):
+    """What became of each item, in the order in which they were sent, and what is left."""
+
+    items: list[ItemDocument]
+    balance_credits: int
+    available_credits: int
+
+    @classmethod
+    def of_batch(cls, batch: BatchConsumption, amounts: Iterable[int]) -> Self:
+        """amounts: of the items, in their order."""
+        return cls(
+            items=[
+                ItemDocument(
+                    key=item.key,
+                    consumed_credits=amount if item.refusal is None else 0,
+                    balance_credits=item.balance_credits,
+                    replayed=item.replayed,
+                    problem=None if item.refusal is None else item.refusal.document(),
+                )
+                for item, amount in zip(batch.items, amounts, strict=True)
+            ],
+            balance_credits=batch.balance_credits,
+            available_credits=batch.available_credits,
+        )
+
+
 class HoldDocument(Document):
     """Credits that are reserved."""
 
     id: UUID
-    status: str
+    status: HoldStatus
     amount: int
     captured_amount: int
     held_at: datetime

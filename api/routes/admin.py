@@ -6,14 +6,23 @@ from api import paging, schemas
 from api.accept import Accepted, accept
 from api.access import ADMIN, Admin
 from api.routes.accounts import account_facts
+from api.routes.credits import transactions_page
 from api.routes.subscriptions import subscription_document
 from api.routing import ACCEPTED, Routes
-from api.schemas import AccountSummary, AdminAccountDocument, BalanceDocument, Page, SubscriptionDocument
+from api.schemas import (
+    AccountSummary,
+    AdminAccountDocument,
+    BalanceDocument,
+    ExplainedTransactionDocument,
+    Page,
+    SubscriptionDocument,
+    TransactionDocument,
+)
 from shared.clock import utc_now
-from shared.db import accounts, credits, invoices, users
+from shared.db import accounts, credits, invoices, ledger, users
 from shared.db.engine import Tx
 from shared.domain.operation import OperationKind
-from shared.domain.requests import AdjustCredits, AssignPlan, RecordPayment
+from shared.domain.requests import AdjustCredits, AssignPlan, RecordPayment, ReverseCredits
 from shared.errors import NotFound
 
 routes = Routes("admin accounts", about="Accounts, plans and credits by an admin's decision.")
@@ -70,6 +79,51 @@ def adjust_credits(
         tx,
         OperationKind.ADJUST_CREDITS,
         AdjustCredits(amount=body.amount, reason=body.reason, expires_at=body.expires_at),
+        principal=principal,
+        account_id=accounts.get(tx, path.account_id).id,
+        body=body,
+        key=header.idempotency_key,
+    )
+
+
+@routes.handle(
+    "GET",
+    "/admin/accounts/<uuid:account_id>/credits/transactions",
+    needs=ADMIN,
+    answer=Page[TransactionDocument],
+)
+def list_any_transactions(tx: Tx, path: schemas.AccountPath, query: schemas.PageQuery) -> Page[TransactionDocument]:
+    """An account's ledger."""
+    return transactions_page(tx, accounts.get(tx, path.account_id).id, query)
+
+
+@routes.handle(
+    "GET",
+    "/admin/accounts/<uuid:account_id>/credits/transactions/<int:seq>",
+    needs=ADMIN,
+    answer=ExplainedTransactionDocument,
+)
+def explain_any_transaction(tx: Tx, path: schemas.AccountLedgerPath) -> ExplainedTransactionDocument:
+    """A row of an account's ledger, and why it is there."""
+    explanation = ledger.explain(tx, path.account_id, path.seq)
+    return ExplainedTransactionDocument.of_explanation(explanation, for_admins=True)
+
+
+@routes.handle(
+    "POST", "/admin/accounts/<uuid:account_id>/credits/transactions/<int:seq>/reverse", needs=ADMIN, answer=ACCEPTED
+)
+def reverse_credits(
+    tx: Tx,
+    principal: Admin,
+    path: schemas.AccountLedgerPath,
+    header: schemas.OptionalKey,
+    body: schemas.ReverseBody,
+) -> Accepted:
+    """Undo the consumption, adjustment or seed that a row of the ledger belongs to, once, by rows that point to it."""
+    return accept(
+        tx,
+        OperationKind.REVERSE_CREDITS,
+        ReverseCredits(seq=path.seq, reason=body.reason),
         principal=principal,
         account_id=accounts.get(tx, path.account_id).id,
         body=body,

@@ -8,10 +8,22 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared.db.engine import Tx
+from shared.db.sessions import GATE_COLUMNS
 from shared.errors import NotFound
 
 # How exactly `last_used_at` is kept: a busy key must not write at every request.
 LAST_USED_PRECISION: Final = timedelta(minutes=1)
+
+_OF_LIVE_KEY: Final = """
+    FROM api_keys k
+    JOIN accounts a ON a.id = k.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
+    LEFT JOIN sites s ON s.id = k.site_id
+    WHERE k.key_hash = %(key_hash)s AND k.revoked_at IS NULL AND s.deleted_at IS NULL
+      AND (k.expires_at IS NULL OR k.expires_at > %(now)s)
+    """
+
+# A key that opens something, for statements that go on from there.
+LIVE_KEY: Final = f"SELECT k.id, k.account_id, k.scopes, k.last_used_at {_OF_LIVE_KEY}"
 
 
 def create(
@@ -77,20 +89,19 @@ def revoke(tx: Tx, account_id: UUID, api_key_id: UUID, *, now: datetime) -> None
 
 
 def live(tx: Tx, key_hash: bytes, *, now: datetime) -> Row[Any] | None:
-    """The key with what the gate asks of its account, in one query, and when it was last used."""
-    row = tx.maybe(
-        """
-        SELECT k.id, k.account_id, k.scopes, k.last_used_at, a.status, a.access_ends_at,
-               account_now(a.id, %(now)s) AS account_at
-        FROM api_keys k
-        JOIN accounts a ON a.id = k.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
-        LEFT JOIN sites s ON s.id = k.site_id
-        WHERE k.key_hash = %(key_hash)s AND k.revoked_at IS NULL AND s.deleted_at IS NULL
-          AND (k.expires_at IS NULL OR k.expires_at > %(now)s)
-        """,
+    """The key with what the gate asks of its account, in one query."""
+    return tx.maybe(
+        f"SELECT k.id, k.account_id, k.scopes, k.last_used_at, {GATE_COLUMNS} {_OF_LIVE_KEY}",
         key_hash=key_hash,
         now=now,
     )
-    if row is not None and (row.last_used_at is None or row.last_used_at < now - LAST_USED_PRECISION):
-        tx.execute("UPDATE api_keys SET last_used_at = %(now)s WHERE id = %(id)s", id=row.id, now=now)
-    return row
+
+
+def is_use_worth_noting(last_used_at: datetime | None, *, now: datetime) -> bool:
+    """Whether `note_use` has anything to say that is not said."""
+    return last_used_at is None or last_used_at < now - LAST_USED_PRECISION
+
+
+def note_use(tx: Tx, api_key_id: UUID, *, now: datetime) -> None:
+    """The key was used."""
+    tx.execute("UPDATE api_keys SET last_used_at = %(now)s WHERE id = %(id)s", id=api_key_id, now=now)

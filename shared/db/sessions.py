@@ -5,12 +5,26 @@ A session is a row, so its end is known to every process at the next request.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row
 
 from shared.db.engine import Tx
+
+# What the gate asks of an account `a`; `account_at` is the instant in which it lives.
+GATE_COLUMNS: Final = "a.status, a.access_ends_at, account_now(a.id, %(now)s) AS account_at"
+
+_OF_LIVE_USER: Final = """
+    FROM sessions s
+    JOIN users u ON u.id = s.user_id AND u.deleted_at IS NULL
+    JOIN accounts a ON a.id = u.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
+    WHERE s.id = %(session_id)s AND s.user_id = %(user_id)s AND s.audience = 'customer'
+      AND s.revoked_at IS NULL AND s.expires_at > %(now)s
+    """
+
+# The user behind a live session, for statements that go on from there.
+LIVE_USER: Final = f"SELECT u.id, u.account_id, u.role {_OF_LIVE_USER}"
 
 
 class Audience(StrEnum):
@@ -96,19 +110,9 @@ def revoke(tx: Tx, session_id: UUID, *, reason: str, now: datetime) -> Row[Any] 
 
 
 def live_user(tx: Tx, session_id: UUID, user_id: UUID, *, now: datetime) -> Row[Any] | None:
-    """The user behind a live session with what the gate asks of the account, in one query.
-
-    `account_at` is the instant in which the account lives.
-    """
+    """The user behind a live session with what the gate asks of the account, in one query."""
     return tx.maybe(
-        """
-        SELECT u.id, u.role, u.account_id, a.status, a.access_ends_at, account_now(a.id, %(now)s) AS account_at
-        FROM sessions s
-        JOIN users u ON u.id = s.user_id AND u.deleted_at IS NULL
-        JOIN accounts a ON a.id = u.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
-        WHERE s.id = %(session_id)s AND s.user_id = %(user_id)s AND s.audience = 'customer'
-          AND s.revoked_at IS NULL AND s.expires_at > %(now)s
-        """,
+        f"SELECT u.id, u.role, u.account_id, {GATE_COLUMNS} {_OF_LIVE_USER}",
         session_id=session_id,
         user_id=user_id,
         now=now,

@@ -1,5 +1,6 @@
 """The API in this process, on the real database; its operations are executed by the use cases, as a worker would."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
@@ -88,7 +89,7 @@ class Api:
             rule, _ = self.app.url_map.bind("").match(path.partition("?")[0], method, return_rule=True)
         except HTTPException:
             return
-        described = self.documented["paths"][rule.rule.replace("<uuid:", "{").replace(">", "}")][method.lower()]
+        described = self.documented["paths"][re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule)][method.lower()]
         assert str(response.status_code) in described["responses"], f"{method} {path}: {response.text}"
 
 

@@ -1,5 +1,6 @@
 """Every route with a body that fits, for tables over all of them. A route that is missing here fails a test."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -22,6 +23,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         "note": "two\nlines",
     },
     "POST /credits/consume": {"amount": 1, "reason": "a call"},
+    "POST /credits/consume-batch": {"items": [{"key": "a", "amount": 1, "reason": "a call"}], "all_or_nothing": True},
     "POST /credits/holds": {"amount": 1, "ttl_seconds": 60},
     "POST /credits/holds/{hold_id}/capture": {"amount": 1},
     "POST /sites": {"name": "Shop", "domain": "shop.example.com"},
@@ -37,6 +39,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     },
     "POST /admin/bank-transfers/{bank_transfer_id}/reject": {"reason": "nothing came"},
     "POST /admin/accounts/{account_id}/plan": {"plan": "enterprise", "reason": "a deal", "at_period_end": False},
+    "POST /admin/accounts/{account_id}/credits/transactions/{seq}/reverse": {"reason": "it failed"},
     "POST /admin/accounts/{account_id}/credits": {
         "amount": 5,
         "reason": "sorry",
@@ -80,9 +83,8 @@ class Route(NamedTuple):
         return self.template.startswith("/admin/")
 
     def path(self, some_id: UUID | str = SOME_ID) -> str:
-        """With this id wherever one is wanted."""
-        before, brace, rest = self.template.partition("{")
-        return before + (str(some_id) + rest.partition("}")[2] if brace else "")
+        """With this id wherever one is wanted, and the number of no row where that is."""
+        return re.sub(r"\{\w+\}", str(some_id), self.template.replace("{seq}", "1000000"))
 
 
 def routes_of(app: Flask) -> Iterator[Route]:
@@ -90,7 +92,7 @@ def routes_of(app: Flask) -> Iterator[Route]:
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/"):
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield Route(method, rule.rule.removeprefix("/api/v1").replace("<uuid:", "{").replace(">", "}"))
+                yield Route(method, re.sub(r"<\w+:(\w+)>", r"{\1}", rule.rule.removeprefix("/api/v1")))
 
 
 ROUTES_WITH_BODY: Final = [Route(*name.split(" ")) for name in BODIES]

@@ -150,7 +150,7 @@ def measured(client: FlaskClient) -> dict[str, float]:
 
 
 def test_metrics_show_requests_by_route_and_status(api: Api, customer: Api) -> None:
-    name = 'billing_http_requests_total{method="GET",route="/api/v1/account",status="200"}'
+    name = 'billing_http_request_duration_seconds_count{method="GET",route="/api/v1/account",status="200"}'
     before = measured(api.client).get(name, 0)
     customer.get("/account")
     api.client.get("/no/such/address")

@@ -186,3 +186,103 @@ def test_an_account_on_a_test_clock_lives_in_its_time(api: Api, engine: Engine) 
     assert balance(api) == (TRIAL_CREDITS, 0, TRIAL_CREDITS, 0), "the trial's credits are over, swept or not"
     answer = api.post("/credits/consume", {"amount": 1}, key="late")
     assert answer.get_json()["code"] == "account_suspended"
+
+
+def test_what_was_done_under_a_key_is_answered_though_the_account_was_suspended_since(api: Api, engine: Engine) -> None:
+    dan: Customer = engine.sign_up(at=START)
+    api = engine.signed_in(api, dan)
+    first = api.post("/credits/consume", {"amount": 30}, key="call")
+    engine.execute_sql("UPDATE test_clocks SET now_at = now_at + interval '15 days'")
+    again = api.post("/credits/consume", {"amount": 30}, key="call")
+    assert (again.status_code, again.headers[REPLAYED]) == (200, "true")
+    assert again.get_json()["consumed_credits"] == first.get_json()["consumed_credits"]
+    assert api.post("/credits/consume", {"amount": 30}, key="another").status_code == 403
+
+
+# --- batches ------------------------------------------------------------------------------------------
+
+
+def batch(api: Api, *items: tuple[str, int], **options: Any) -> Any:
+    body = {"items": [{"key": key, "amount": amount} for key, amount in items], **options}
+    return api.post("/credits/consume-batch", body)
+
+
+@pytest.mark.parametrize("principal", ["customer", "user_key"])
+def test_a_batch_takes_what_it_can_and_says_what_became_of_each(request: pytest.FixtureRequest, principal: str) -> None:
+    api: Api = request.getfixturevalue(principal)
+    api.post("/credits/consume", {"amount": 7}, key="before")
+    answer = batch(api, ("a", 1_900), ("before", 7), ("b", 100), ("before-not", 93), ("c", 1))
+    found = answer.get_json()
+    assert answer.status_code == 200
+    assert [
+        (item["key"], item["consumed_credits"], item["balance_credits"], item["replayed"]) for item in found["items"]
+    ] == [
+        ("a", 1_900, 93, False),
+        ("before", 7, 1_993, True),
+        ("b", 0, None, False),
+        ("before-not", 93, 0, False),
+        ("c", 0, None, False),
+    ]
+    problem = found["items"][2]["problem"]
+    assert (problem["code"], problem["requested_credits"]) == ("insufficient_credits", 100)
+    assert (found["balance_credits"], found["available_credits"]) == (0, 0)
+    assert balance(api) == (0, 0, 0, 0)
+
+
+def test_all_or_nothing_takes_nothing_when_one_is_refused(customer: Api) -> None:
+    answer = batch(customer, ("a", 10), ("b", TRIAL_CREDITS), all_or_nothing=True)
+    problem = answer.get_json()
+    assert (answer.status_code, problem["code"], problem["item"], problem["key"]) == (
+        402,
+        "insufficient_credits",
+        1,
+        "b",
+    )
+    assert balance(customer)[0] == TRIAL_CREDITS
+    assert batch(customer, ("a", 10), ("b", 1), all_or_nothing=True).get_json()["balance_credits"] == TRIAL_CREDITS - 11
+
+
+def test_a_batch_sent_again_takes_nothing_more(customer: Api) -> None:
+    items = [(f"call-{number}", 2) for number in range(1_000)]
+    first = batch(customer, *items).get_json()
+    again = batch(customer, *items).get_json()
+    assert [item["replayed"] for item in first["items"]] == [False] * 1_000
+    assert [item | {"replayed": False} for item in again["items"]] == first["items"]
+    assert all(item["replayed"] for item in again["items"])
+    assert balance(customer)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        pytest.param([], id="none"),
+        pytest.param([{"key": f"{n}", "amount": 1} for n in range(1_001)], id="more than a thousand"),
+        pytest.param([{"key": "a", "amount": 1}, {"key": "a", "amount": 1}], id="one key for two"),
+        pytest.param([{"key": "a", "amount": 0}], id="nothing"),
+        pytest.param([{"key": "a", "amount": -1}], id="less than nothing"),
+        pytest.param([{"key": "a", "amount": 1.5}], id="a part of a credit"),
+        pytest.param([{"key": "a", "amount": 10**12 + 1}], id="absurdly many"),
+        pytest.param([{"key": "a b", "amount": 1}], id="a key with a space"),
+        pytest.param([{"amount": 1}], id="no key"),
+        pytest.param([{"key": "good", "amount": 1}, {"key": "bad", "amount": "1"}], id="one bad among good ones"),
+    ],
+)
+def test_no_batch_is(customer: Api, items: list[Any]) -> None:
+    answer = customer.post("/credits/consume-batch", {"items": items})
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "invalid_input")
+    assert balance(customer)[0] == TRIAL_CREDITS
+
+
+# --- reversals ----------------------------------------------------------------------------------------
+
+
+def test_an_admin_reverses_a_row_once(customer: Api, admin: Api, engine: Engine) -> None:
+    customer.post("/credits/consume", {"amount": 30}, key="call")
+    account_id = customer.get("/account").get_json()["id"]
+    path = f"/admin/accounts/{account_id}/credits/transactions/2/reverse"
+    accepted = admin.post(path, {"reason": "the model failed"})
+    assert accepted.status_code == 202
+    assert engine.finish(accepted)["reversed_credits"] == 30
+    assert balance(customer)[0] == TRIAL_CREDITS
+    assert engine.finish(admin.post(path, {"reason": "again"}))["code"] == "already_reversed"
+    assert customer.post(path, {"reason": "mine"}).status_code == 403
