@@ -12,7 +12,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from shared import __version__
-from workers.cli import accounts, admins, books, operations, processes, schema
+from workers.cli import accounts, admins, books, explain, operations, processes, schema
 from workers.cli.session import Commands
 
 HELP: Final = """
@@ -43,6 +43,7 @@ app.command("relay", rich_help_panel=START)(processes.relay)
 app.command("run", rich_help_panel=START)(processes.run)
 app.command("state", rich_help_panel=LOOK)(books.state)
 app.command("check", rich_help_panel=LOOK)(books.check)
+app.command("explain", rich_help_panel=LOOK)(explain.explain)
 app.add_typer(operations.commands, name="operations", rich_help_panel=LOOK)
 app.add_typer(accounts.commands, name="accounts", rich_help_panel=LOOK)
 app.command("migrate", rich_help_panel=SET_UP)(schema.migrate)

@@ -44,7 +44,7 @@ def show_account(
     """Show an account with its subscription, periods, credits and newest invoices, and what lies ahead."""
     with session() as here:
         with here.database.transaction() as tx:
-            account_id = _account_id(tx, who)
+            account_id = account_id_of(tx, who)
             document = _document(tx, account_id)
         if until is not None:
             document["ahead"] = [_row(entry) for entry in _ahead(here, account_id, _instant(until))]
@@ -64,7 +64,7 @@ def show_account(
 def unpark(who: Who) -> None:
     """Hand a parked account back to the beat jobs, once its trouble is repaired."""
     with session() as here, here.database.transaction() as tx:
-        account_id = _account_id(tx, who)
+        account_id = account_id_of(tx, who)
         if not account_state.unpark(tx, account_id):
             raise Conflict(f"the account {account_id} is not parked")
         audit.record(
@@ -98,7 +98,7 @@ def refresh(
     with session() as here:
         with here.database.transaction() as tx:
             rules = load_rules(tx, here.settings)
-            chunk = [_account_id(tx, who)] if who is not None else _next_ids(tx, UUID(int=0))
+            chunk = [account_id_of(tx, who)] if who is not None else _next_ids(tx, UUID(int=0))
         while chunk:
             with here.database.transaction() as tx:
                 refreshed += refresh_accounts(tx, chunk, rules)
@@ -118,8 +118,8 @@ def _next_ids(tx: Tx, after: UUID) -> list[UUID]:
     return [row.id for row in rows]
 
 
-def _account_id(tx: Tx, who: str) -> UUID:
-    """Raises NotFound, InvalidInput."""
+def account_id_of(tx: Tx, who: str) -> UUID:
+    """The account that an id or an address names. Raises NotFound, InvalidInput."""
     if "@" in who:
         user = users.by_email(tx, who.strip().lower())
         if user is None:
