@@ -20,8 +20,9 @@ demo: $(STAMP) ## Live a billing year in a minute, with real processes and over 
 test: $(STAMP) ## Run all tests; ARGS="-k renewal" picks some
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
-bench: $(STAMP) ## Measure renewals against the limit and the habit; takes an hour, ARGS="--save" keeps it
-	@$(BIN)/python -m bench --accounts 10000 --accounts 100000 --accounts 1000000 $(ARGS)
+bench: $(STAMP) ## Measure spending and renewals against limit and habit; takes an hour, ARGS="--save" keeps it
+	@$(BIN)/python -m bench spending $(ARGS)
+	@$(BIN)/python -m bench renewals --accounts 10000 --accounts 100000 --accounts 1000000 $(ARGS)
 
 up: $(STAMP) ## Start everything and leave it running until Ctrl-C
 	@$(BIN)/python -m workers up $(ARGS)

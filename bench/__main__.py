@@ -1,20 +1,19 @@
-"""`python -m bench`: measure renewals against the limit and the habit, and say what people notice of them."""
+"""`python -m bench`: measure renewals and spending against the limit and the habit, and say what people notice."""
 
 import os
-import platform
 import shutil
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from importlib.metadata import version
 from typing import Annotated, Final
 
-import psutil
 import typer
 from rich.console import Console
 
-from bench import idle, latency, limit, product, profile, report
-from bench.lab import POSTGRES_OPTIONS, Lab, lab
-from bench.meter import Run
+from bench import idle, latency, limit, product, profile, report, spending, spending_report
+from bench.lab import DURABLE, Lab, lab
+from bench.meter import Run, machine
 from bench.population import DUE_AT, STARTED_AT
 from shared.config import PROJECT_DIR
 from shared.domain.calendar import Interval, boundary
@@ -29,26 +28,49 @@ BATCH_SIZES: Final = (250, 500, 1_000, 2_000, 5_000)
 console = Console(stderr=True)
 
 
-def main(
+app = typer.Typer(help="Benchmarks, each beside the limit and the habit, on one durable server.", no_args_is_help=True)
+
+Rounds = Annotated[int, typer.Option(help="Runs of each kind; medians are reported.", min=1)]
+Save = Annotated[bool, typer.Option(help="Keep the results in bench/results, which the README cites.")]
+
+
+@app.command()
+def renewals(
     sizes: Annotated[list[int], typer.Option("--accounts", help="How many are due at one instant; may be repeated.")],
-    rounds: Annotated[int, typer.Option(help="Runs of each kind; medians are reported.", min=1)] = 3,
+    rounds: Rounds = 3,
     *,
-    save: Annotated[bool, typer.Option(help="Keep the results in bench/results, which the README cites.")] = False,
+    save: Save = False,
 ) -> None:
-    """Compare renewals with plain SQL and with a task per subscription, in one run on one server.
+    """Compare renewals with plain SQL and with a task per subscription.
 
     Takes about three quarters of an hour and 15 GB of disk with the sizes of `make bench`.
     """
+    with _place() as place:
+        results = measure(place, sorted(sizes), rounds)
+    report.print_tables(results, Console())
+    if save:
+        report.save(results)
+
+
+@app.command("spending")
+def spend(rounds: Rounds = 3, *, save: Save = False) -> None:
+    """Compare spending credits with bare statements, and with a bare route over HTTP; takes about eight minutes."""
+    with _place() as place:
+        results = spending.measure(place, rounds, console.print)
+    spending_report.print_tables(results, Console())
+    if save:
+        spending_report.save(results)
+
+
+@contextmanager
+def _place() -> Iterator[Lab]:
     folder = PROJECT_DIR / ".data" / "bench"
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with interruptible(), lab(folder) as place:
-            results = measure(place, sorted(sizes), rounds)
+            yield place
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report.print_tables(results, Console())
-    if save:
-        report.save(results)
 
 
 def measure(place: Lab, sizes: list[int], rounds: int) -> report.Results:
@@ -79,16 +101,9 @@ def measure(place: Lab, sizes: list[int], rounds: int) -> report.Results:
         console.print("profile")
         costs = profile.measure(place, settings, as_of=AS_OF)
     return report.Results(
-        machine={
-            "processors": str(os.cpu_count()),
-            "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-            "system": platform.system(),
-            "python": platform.python_version(),
-            "celery": version("celery"),
-            "psycopg": version("psycopg"),
-        },
+        machine=machine(),
         settings={
-            "postgresql": ", ".join(["fsync=on", "synchronous_commit=on", *POSTGRES_OPTIONS]),
+            "postgresql": ", ".join(DURABLE),
             "batch_size": str(settings.batch_size),
         },
         renewals=[report.Series(contender=key[0], processes=key[1], runs=value) for key, value in runs.items()],
@@ -147,4 +162,4 @@ def live(place: Lab, accounts: int) -> list[report.Month]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -39,6 +39,7 @@ Subscription = mapped("subscriptions")
 Period = mapped("subscription_periods")
 Grant = mapped("credit_grants")
 Transaction = mapped("credit_transactions")
+Event = mapped("events")
 
 app = make_celery(get_settings())
 
@@ -76,7 +77,7 @@ def renew_subscription(subscription_id: str, as_of: str) -> None:
                 previous_ends_at=at,
             )
         )
-        for grant in session.scalars(select(Grant).where(Grant.account_id == account.id, Grant.remaining > 0)):
+        for grant in session.scalars(select(Grant).where(Grant.account_id == account.id, ~Grant.spent)):
             post(
                 session, account, grant, "expire", -grant.remaining, f"expire:{grant.id.hex}:{at.isoformat()}", "grant"
             )
@@ -99,6 +100,10 @@ def renew_subscription(subscription_id: str, as_of: str) -> None:
         session.flush()
         key = f"seed:{sub.id.hex}:{sub.phase}:{sub.credit_month_index}"
         post(session, account, seed, "seed", seed.amount, key, "subscription")
+        renewed = {"plan": plan.slug, "period_ends_at": ends_at.isoformat()}
+        session.add(
+            Event(account_id=account.id, kind="subscription.renewed", subject_id=sub.id, data=renewed, occurred_at=at)
+        )
         sub.credit_month_index += 1
         sub.next_credit_at = ends_at
         account.acted_at, account.next_transition_at = at, ends_at

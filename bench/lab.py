@@ -4,8 +4,9 @@ Nobody's DATABASE_URL or BROKER_URL is touched. Every measurement starts from th
 once, vacuumed and analysed, and copied for each run, so that no run finds the dead rows of another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from sqlalchemy import make_url
 from bench.population import fill
 from shared.config import Settings
 from shared.db import plans
-from shared.db.engine import Database
+from shared.db.engine import Database, Tx
 from shared.db.migrations import run as migrations
 from shared.domain.plan import SEED_PLANS
 from shared.embedded import servers
@@ -24,6 +25,7 @@ from shared.embedded import servers
 # Durability is PostgreSQL's default: fsync and synchronous_commit are on. What is set is what anybody with a
 # million accounts sets, so that the cache holds the indexes and no checkpoint falls into every other run.
 POSTGRES_OPTIONS: Final = ("shared_buffers=1GB", "max_wal_size=8GB", "checkpoint_timeout=30min")
+DURABLE: Final = ("fsync=on", "synchronous_commit=on", *POSTGRES_OPTIONS)
 
 
 class Lab:
@@ -37,7 +39,7 @@ class Lab:
     def book(self, count: int) -> Iterator[Settings]:
         """Settings that name a fresh database with `count` accounts, all due at one instant."""
         if count not in self._books:
-            self._make_book(count)
+            self.make(f"book_{count}", partial(fill, count=count))
             self._books.add(count)
         with self._connect() as server:
             server.execute("DROP DATABASE IF EXISTS bench WITH (FORCE)")
@@ -61,18 +63,20 @@ class Lab:
         """The process whose children are PostgreSQL's."""
         return int((self.settings.data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
 
-    def _make_book(self, count: int) -> None:
-        name = f"book_{count}"
+    def make(self, name: str, prepare: Callable[[Tx], None]) -> Settings:
+        """A fresh database of that name: migrated, seeded, prepared, vacuumed and analysed."""
         with self._connect() as server:
-            server.execute(SQL("DROP DATABASE IF EXISTS {}").format(Identifier(name)))
+            server.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))
             server.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
         migrations.upgrade(self._url(name))
-        with self.opened(self.settings.model_copy(update={"database_url": self._url(name)})) as database:
+        settings = self.settings.model_copy(update={"database_url": self._url(name)})
+        with self.opened(settings) as database:
             with database.transaction() as tx:
                 plans.seed(tx, SEED_PLANS)
-                fill(tx, count)
+                prepare(tx)
             with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("VACUUM (FREEZE, ANALYZE)")
+        return settings
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(self._url("postgres", driver="postgresql"), autocommit=True)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import takewhile
 from typing import Final
 
@@ -17,7 +18,7 @@ from bench.product import is_due, send_renewals
 from shared.config import Settings
 from shared.db import credits
 from shared.db.engine import Database
-from shared.domain.credits import Source
+from shared.db.plans import load_rules
 from shared.ids import new_id
 from workers.demo import PASSWORD
 from workers.stack import Stack
@@ -141,17 +142,8 @@ def _consume(
             return
         seconds: list[float] = []
         with timed(seconds), database.transaction() as tx:
-            credits.consume(
-                tx,
-                first.id,
-                1,
-                key=f"bench-{len(milliseconds)}",
-                source=Source.USER,
-                source_id=first.id,
-                reason=None,
-                now=as_of,
-                settings=settings,
-            )
+            asker = credits.of_account(tx, first.id, partial(load_rules, settings=settings))
+            credits.consume(asker, 1, key=f"bench-{len(milliseconds)}", reason=None, now=as_of)
         milliseconds.extend(1_000 * one for one in seconds)
 
 

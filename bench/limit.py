@@ -14,6 +14,8 @@ from bench.meter import Meter, Run
 from shared.config import Settings
 from shared.db.engine import Database, Tx
 
+PATIENCE_SECONDS: Final = 60  # a client that cannot start breaks the barrier for all
+
 _CLAIM: Final = """
     SELECT id FROM accounts
     WHERE next_transition = 'renewal' AND next_transition_at <= %(as_of)s
@@ -47,11 +49,11 @@ _WRITES: Final = (
     SELECT a.id, a.ledger_seq + 1, g.id, 'expire', -g.remaining, a.balance_credits - g.remaining,
            'expire:' || replace(g.id::text, '-', '') || to_char(g.expires_at, ':YYYYMMDD"T"HH24MISS'), 0,
            g.expires_at, 'grant', g.id
-    FROM accounts a JOIN credit_grants g ON g.account_id = a.id AND g.remaining > 0
+    FROM accounts a JOIN credit_grants g ON g.account_id = a.id AND NOT g.spent
     WHERE a.id = ANY (%(ids)s)
     """,
     """
-    UPDATE credit_grants SET remaining = 0 WHERE account_id = ANY (%(ids)s) AND remaining > 0
+    UPDATE credit_grants SET remaining = 0 WHERE account_id = ANY (%(ids)s) AND NOT spent
     """,
     """
     INSERT INTO credit_grants (id, account_id, source, amount, remaining, priority, effective_at, expires_at,
@@ -67,14 +69,21 @@ _WRITES: Final = (
     SELECT a.id, a.ledger_seq + 2, g.id, 'seed', g.amount, g.amount,
            'seed:' || replace(g.subscription_id::text, '-', '') || ':' || g.phase || ':' || g.credit_month_index, 0,
            g.effective_at, 'subscription', g.subscription_id
-    FROM accounts a JOIN credit_grants g ON g.account_id = a.id AND g.remaining > 0
+    FROM accounts a JOIN credit_grants g ON g.account_id = a.id AND NOT g.spent
     WHERE a.id = ANY (%(ids)s)
+    """,
+    """
+    INSERT INTO events (account_id, kind, subject_id, data, occurred_at)
+    SELECT s.account_id, 'subscription.renewed', s.id,
+           jsonb_build_object('plan', p.slug, 'period_ends_at', s.current_period_ends_at), s.current_period_starts_at
+    FROM subscriptions s JOIN plans p ON p.id = s.plan_id
+    WHERE s.account_id = ANY (%(ids)s) AND s.status <> 'ended'
     """,
     """
     UPDATE accounts a
     SET balance_credits = g.amount, ledger_seq = a.ledger_seq + 2, acted_at = g.effective_at,
         next_transition = 'renewal', next_transition_at = g.expires_at
-    FROM credit_grants g WHERE g.account_id = a.id AND g.remaining > 0 AND a.id = ANY (%(ids)s)
+    FROM credit_grants g WHERE g.account_id = a.id AND NOT g.spent AND a.id = ANY (%(ids)s)
     """,
 )
 
@@ -98,9 +107,9 @@ def roll_all(lab: Lab, settings: Settings, *, accounts: int, processes: int, as_
     ]
     for client in clients:
         client.start()
-    ready.wait()
+    ready.wait(PATIENCE_SECONDS)
     with Meter(accounts, postmaster=lab.postmaster(), python=[client.pid or 0 for client in clients]) as meter:
-        ready.wait()
+        ready.wait(PATIENCE_SECONDS)
         for client in clients:
             client.join()
     if any(client.exitcode for client in clients):
@@ -111,8 +120,8 @@ def roll_all(lab: Lab, settings: Settings, *, accounts: int, processes: int, as_
 def _work(url: str, as_of: datetime, limit: int, ready: Barrier) -> None:
     database = Database(url, application_name="bench-limit", statement_timeout_ms=0)
     with database.transaction():
-        ready.wait()
-    ready.wait()
+        ready.wait(PATIENCE_SECONDS)
+    ready.wait(PATIENCE_SECONDS)
     while True:
         with database.transaction() as tx:
             if not roll(tx, as_of=as_of, limit=limit):

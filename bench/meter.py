@@ -1,9 +1,12 @@
 """What a measurement costs: seconds, and the processor time and memory of the processes that take part."""
 
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
@@ -95,6 +98,18 @@ def _with_descendants(roots: Iterable[int]) -> Iterator[psutil.Process]:
             process = psutil.Process(root)
             yield process
             yield from process.children(recursive=True)
+
+
+def machine() -> dict[str, str]:
+    """On what it was measured."""
+    return {
+        "processors": str(os.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "celery": version("celery"),
+        "psycopg": version("psycopg"),
+    }
 
 
 @contextmanager

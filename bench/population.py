@@ -30,9 +30,9 @@ _BOOK: Final = """
 _TABLES: Final = (
     """
     INSERT INTO accounts (id, name, time_zone, status, balance_credits, ledger_seq, acted_at, next_transition,
-                          next_transition_at, created_at)
+                          next_transition_at, low_credits, created_at)
     SELECT account_id, 'Account ' || n, time_zone, 'active', seeded - spent, 2, started_at, 'renewal', due_at,
-           started_at
+           seeded * 20 / 100, started_at
     FROM book
     """,
     """
@@ -42,6 +42,12 @@ _TABLES: Final = (
                                next_credit_at, activated_at, created_at)
     SELECT subscription_id, account_id, plan_id, 'signup', 'active', 0, currency, 'month', 1, time_zone, started_at, 0,
            started_at, 0, started_at, due_at, due_at, 1, due_at, started_at, started_at
+    FROM book
+    """,
+    """
+    INSERT INTO events (account_id, kind, subject_id, data, occurred_at, created_at)
+    SELECT account_id, 'subscription.started', subscription_id,
+           jsonb_build_object('plan', 'free', 'trial', false, 'period_ends_at', due_at), started_at, started_at
     FROM book
     """,
     """
@@ -70,18 +76,19 @@ _TABLES: Final = (
 )
 
 
-def fill(tx: Tx, count: int) -> None:
-    """Make accounts 1 to `count`, due at DUE_AT."""
-    for time_zone in TIME_ZONES:
-        if boundary(STARTED_AT, Interval.MONTH, 1, 1, time_zone) != DUE_AT:
-            raise ValueError(f"a clock in {time_zone} moves between {STARTED_AT} and {DUE_AT}")
+def fill(tx: Tx, count: int, *, started_at: datetime = STARTED_AT, time_zones: tuple[str, ...] = TIME_ZONES) -> None:
+    """Make accounts 1 to `count` that signed up at `started_at` and are due a month later."""
+    due_at = boundary(started_at, Interval.MONTH, 1, 1, "UTC")
+    for time_zone in time_zones:
+        if boundary(started_at, Interval.MONTH, 1, 1, time_zone) != due_at:
+            raise ValueError(f"a clock in {time_zone} moves between {started_at} and {due_at}")
     tx.execute("SET LOCAL statement_timeout = 0")
     for statement in _TABLES:
         tx.execute(
             f"WITH book AS ({_BOOK}) {statement}",
-            zones=list(TIME_ZONES),
-            started_at=STARTED_AT,
-            due_at=DUE_AT,
+            zones=list(time_zones),
+            started_at=started_at,
+            due_at=due_at,
             count=count,
             slug=FREE,
         )

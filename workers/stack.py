@@ -136,7 +136,7 @@ class Stack:
         if settings.database_url is None or settings.broker_url is None:
             raise NotReady("a stack needs a database and a broker; see shared/embedded.py")
         host, _, port = settings.api_bind.rpartition(":")
-        bind = f"{host}:{int(port) or _free_port(host)}"
+        bind = f"{host}:{int(port) or free_port(host)}"
         self.settings = settings.model_copy(update={"api_bind": bind})
         self.url = f"http://{bind}"
         self._on_ready = on_ready
@@ -237,7 +237,8 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
