@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from typer.main import get_command
 
-from bench import report
+from bench import report, spending_report
 from shared.config import PROJECT_DIR, Settings
 from shared.db.checks import CHECKS
 from shared.embedded import servers
@@ -33,7 +33,7 @@ CODE = "\n".join(path.read_text() for path in SOURCES if path != Path(__file__))
 WORDS = frozenset(re.findall(r"\w+", CODE)) | {name.upper() for name in Settings.model_fields}
 SCHEMA = "\n".join(path.read_text() for path in (PROJECT_DIR / "shared/db/migrations/versions").glob("0*.py"))
 # What a document may name although no file of ours does.
-FOREIGN = {"billing_http_requests_total", "pg_dump"}
+FOREIGN = {"pg_dump"}
 
 
 def section(document: str, heading: str) -> str:
@@ -158,11 +158,15 @@ def test_the_tour_runs_as_it_is_written(tmp_path: Path) -> None:
     password = "the password that make up printed"
     tour = "\n".join(re.findall(r"```sh\n(.*?)```", section(README, "Five minutes with curl"), flags=re.DOTALL))
     assert password in tour
+    before_each_call = section(README, "Before each AI call")
+    (key,) = re.findall(r"```sh\n(.*?)```", before_each_call, flags=re.DOTALL)
+    (snippet,) = re.findall(r"```python\n(.*?)```", before_each_call, flags=re.DOTALL)
     wanted = Settings(data_dir=tmp_path, api_bind="127.0.0.1:0", billing_sandbox=True)
     with servers(wanted, postgres_options=("fsync=off",)) as settings:
         prepare(settings, ADMIN_EMAIL, password)
         with Stack(settings) as stack:
-            script = tour.replace("http://127.0.0.1:8000", stack.url)
+            script = f"{tour}\n{key}\npython3 - <<'SNIPPET'\n{snippet}\nSNIPPET\n"
+            script = script.replace("http://127.0.0.1:8000", stack.url)
             ran = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", script], check=False, capture_output=True, text=True, timeout=60
             )
@@ -171,7 +175,10 @@ def test_the_tour_runs_as_it_is_written(tmp_path: Path) -> None:
     assert '"code": "insufficient_credits"' in ran.stdout
     assert '"status": "active"' in ran.stdout
     assert '"next_plan": "growth"' in ran.stdout
+    assert "answered for 228 credits" in ran.stdout
+    assert "credits left" in ran.stdout
 
 
 def test_the_readme_shows_what_was_measured() -> None:
     assert report.markdown(report.load()) in README
+    assert spending_report.markdown(spending_report.load()) in README
