@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from typing import Any, Final
 from uuid import UUID
 
@@ -345,8 +346,18 @@ def _make_keys(tx: Tx, customer: Customer) -> None:
 
 
 def drop(table: str, *constraints: str) -> str:
-    """Let go of constraints."""
-    return f"ALTER TABLE {table} " + ", ".join(f"DROP CONSTRAINT {name}" for name in constraints)
+    """Drop constraints of a table, and of the types of its columns."""
+    statements = [
+        f"ALTER DOMAIN {DOMAINS[name]} DROP CONSTRAINT {name}"
+        if name in DOMAINS
+        else f"ALTER TABLE {table} DROP CONSTRAINT {name}"
+        for name in constraints
+    ]
+    return f"DO $$ BEGIN {'; '.join(statements)}; END $$"
+
+
+TYPES = import_module("shared.db.migrations.versions.0006_types")
+DOMAINS: Final[dict[str, str]] = {rule.name: rule.domain for rule in TYPES.RULES}
 
 
 def copy(table: str, where: str, changes: str, returning: str = "1") -> str:
