@@ -1,9 +1,11 @@
 """The application: routes, refusals, tokens, health, metrics and documentation put together."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 from flask.sessions import SessionInterface, SessionMixin
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.security_scheme import SecurityScheme
@@ -96,18 +98,23 @@ def create_app(settings: Settings | None = None) -> Flask:
     problems.install(app)
     health.install(app, settings)
     metrics.install(app)
-    app.before_request(_begin)
+    larger_bodies: dict[str, int] = {}
+    app.before_request(partial(_begin, larger_bodies))
     app.after_request(_finish)
     for routes in ROUTES + (SANDBOX_ROUTES if settings.billing_sandbox else ()):
         app.register_api(routes)
+    for endpoint, view in app.view_functions.items():
+        if (limit := getattr(view, "max_body_bytes", None)) is not None:
+            larger_bodies[endpoint] = limit
     docs.install(app)
     return app
 
 
-def _begin() -> None:
+def _begin(larger_bodies: Mapping[str, int]) -> None:
+    """larger_bodies: endpoints that take more than MAX_BODY_BYTES, and how much."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=new_id().hex)
-    larger = getattr(current_app.view_functions.get(request.endpoint or ""), "max_body_bytes", None)
+    larger = larger_bodies.get(request.endpoint or "")
     if larger is not None:
         request.max_content_length = max(larger, request.max_content_length or 0)
     if (request.content_length or 0) > (request.max_content_length or 0):

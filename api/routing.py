@@ -8,7 +8,7 @@ or nothing; it neither commits nor knows a status.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -233,9 +233,14 @@ def _query(model: type[BaseModel]) -> BaseModel:
     return _parsed("query", lambda: model.model_validate(values))
 
 
+@lru_cache
+def _header_names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 def _headers(model: type[BaseModel]) -> BaseModel:
-    names = [field.alias or name for name, field in model.model_fields.items()]
-    values = {name: request.headers[name] for name in names if name in request.headers}
+    given = request.headers
+    values = {name: value for name in _header_names(model) if (value := given.get(name)) is not None}
     return _parsed("headers", lambda: model.model_validate(values))
 
 

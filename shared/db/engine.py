@@ -202,8 +202,9 @@ class Lines:
         except IndexError:
             cursor = self._open()
         try:
-            with named_refusals(), _sqlalchemy_errors(sql, cursor.connection):
-                return cursor.execute(sql.encode(), params).fetchone()
+            return cursor.execute(sql.encode(), params).fetchone()
+        except PsycopgError as error:
+            raise _named(_as_sqlalchemy(error, sql, cursor.connection)) from error
         finally:
             if not cursor.connection.closed:
                 self._idle.append(cursor)
@@ -227,9 +228,15 @@ def _sqlalchemy_errors(sql: str, driver: psycopg.Connection[Any]) -> Iterator[No
     try:
         yield
     except PsycopgError as error:
-        raise DBAPIError.instance(
-            sql, None, error, PsycopgError, hide_parameters=True, connection_invalidated=driver.closed
-        ) from error
+        raise _as_sqlalchemy(error, sql, driver) from error
+
+
+def _as_sqlalchemy(error: PsycopgError, sql: str, driver: psycopg.Connection[Any]) -> DBAPIError:
+    wrapped = DBAPIError.instance(
+        sql, None, error, PsycopgError, hide_parameters=True, connection_invalidated=driver.closed
+    )
+    assert isinstance(wrapped, DBAPIError)  # noqa: S101 - narrows what SQLAlchemy leaves open
+    return wrapped
 
 
 @contextmanager
@@ -238,12 +245,20 @@ def named_refusals() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        name = error.orig.diag.constraint_name if isinstance(error.orig, PsycopgError) else None
-        if name in REFUSALS:
-            refusal, detail = REFUSALS[name]
-            raise refusal(detail) from error
-        _forget_values(error)
-        raise
+        named = _named(error)
+        if named is error:
+            raise
+        raise named from error
+
+
+def _named(error: DBAPIError) -> Exception:
+    """The refusal that a violated constraint means; else the error, without the values that PostgreSQL quotes."""
+    name = error.orig.diag.constraint_name if isinstance(error.orig, PsycopgError) else None
+    if name in REFUSALS:
+        refusal, detail = REFUSALS[name]
+        return refusal(detail)
+    _forget_values(error)
+    return error
 
 
 def _forget_values(error: DBAPIError) -> None:
