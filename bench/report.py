@@ -101,7 +101,7 @@ def save(results: Results) -> None:
     """Write the JSON document and the plot."""
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    PLOT.write_bytes(_plot(results))
+    PLOT.write_text(_plot(results))
 
 
 def load() -> Results:
@@ -214,7 +214,7 @@ def _processes(count: int) -> str:
     return "1 process" if count == 1 else f"{count} processes"
 
 
-def _plot(results: Results) -> bytes:
+def _plot(results: Results) -> str:
     import pygal  # type: ignore[import-untyped] # noqa: PLC0415 (its import hook disturbs what is imported later)
 
     sizes = sorted({one.accounts for one in results.renewals if one.contender == "product"})
@@ -231,5 +231,5 @@ def _plot(results: Results) -> bytes:
         rates: Sequence[float] = [round(results.series(contender, processes, size).rate) for size in sizes]
         plot.add(f"{contender}, {_processes(processes)}", rates)
     plot.add("habit, 2 processes", [round(results.series("habit", 2).rate)] * len(sizes))
-    svg: bytes = plot.render()
+    svg: str = plot.render(is_unicode=True)
     return svg

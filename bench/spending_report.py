@@ -21,7 +21,7 @@ def save(results: Results) -> None:
     """Write the JSON document and the plot."""
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(_thinned(results)), indent=1) + b"\n")
-    PLOT.write_bytes(_plot(results))
+    PLOT.write_text(_plot(results))
 
 
 def load() -> Results:
@@ -129,7 +129,7 @@ def _thinned(results: Results) -> Results:
     )
 
 
-def _plot(results: Results) -> bytes:
+def _plot(results: Results) -> str:
     import pygal  # type: ignore[import-untyped] # noqa: PLC0415 (its import hook disturbs what is imported later)
 
     many, one = results.spreads
@@ -147,5 +147,5 @@ def _plot(results: Results) -> bytes:
     plot.add("bare, one statement", [round(rate(many.one_statement)), round(rate(one.one_statement)), bare])
     ours = round(_rate(results.http.product))
     plot.add("product", [round(rate(many.product)), round(rate(one.product)), ours])
-    svg: bytes = plot.render()
+    svg: str = plot.render(is_unicode=True)
     return svg
