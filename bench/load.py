@@ -3,7 +3,9 @@
 import selectors
 import socket
 from collections.abc import Callable
-from typing import Final
+from contextlib import ExitStack
+from itertools import count
+from typing import Final, Self
 
 from msgspec import Struct
 
@@ -11,6 +13,7 @@ from shared.clock import monotonic
 
 HEAD_ENDS: Final = b"\r\n\r\n"
 LENGTH: Final = b"content-length:"
+OPENING_SECONDS: Final = 0.05  # between one connection and the next
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -34,6 +37,12 @@ class _Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answer = b""
         self._asked_at = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
 
     def ask(self, request: bytes) -> None:
         self._answer = b""
@@ -60,28 +69,40 @@ def _length(head: bytes) -> int:
 
 
 def load(address: tuple[str, int], make: Callable[[int], bytes], *, clients: int, seconds: float) -> Load:
-    """Ask from so many connections for so long. make: the n-th request, whole. A refusal ends it."""
+    """Ask from so many connections for so long. make: the n-th request, whole. A refusal ends it.
+
+    Connections are opened one after another, while those before are at work: opened at once, all of them end up with
+    the server's first process that wakes up. What is measured begins when all are open.
+    """
+    numbers = count()
     milliseconds: list[float] = []
-    waiting = [_Client(address) for _ in range(clients)]
-    asked = 0
-    started = monotonic()
-    with selectors.DefaultSelector() as selector:
-        for client in waiting:
+    with selectors.DefaultSelector() as selector, ExitStack() as opened:
+
+        def work_until(deadline: float) -> None:
+            """Ask again whoever was answered; past the deadline, take in the answers that are still out."""
+            out = len(selector.get_map())
+            while out:
+                for key, _ in selector.select(timeout=30):
+                    took = key.data.answered()
+                    if took is not None:
+                        milliseconds.append(took)
+                        if monotonic() < deadline:
+                            key.data.ask(make(next(numbers)))
+                        else:
+                            out -= 1
+            for key in selector.get_map().values():
+                key.data.ask(make(next(numbers)))
+
+        for _ in range(clients):
+            client = opened.enter_context(_Client(address))
             selector.register(client.socket, selectors.EVENT_READ, client)
-            client.ask(make(asked))
-            asked += 1
-        while len(milliseconds) < asked:
-            for key, _ in selector.select(timeout=30):
-                took = key.data.answered()
-                if took is not None:
-                    milliseconds.append(took)
-                    if monotonic() - started < seconds:
-                        key.data.ask(make(asked))
-                        asked += 1
-    took = monotonic() - started
-    for client in waiting:
-        client.socket.close()
-    return Load(requests=asked, seconds=took, milliseconds=milliseconds)
+            client.ask(make(next(numbers)))
+            work_until(monotonic() + OPENING_SECONDS)
+        milliseconds.clear()
+        started = monotonic()
+        work_until(started + seconds)
+        took = monotonic() - started
+    return Load(requests=len(milliseconds), seconds=took, milliseconds=milliseconds)
 
 
 def post(path: str, body: bytes, headers: dict[str, str]) -> bytes:
