@@ -22,7 +22,7 @@ _EXPLAINED: Final = """
            t.idempotency_key AS posted_as, t.source, t.source_id, t.reverses_seq,
            (SELECT r.seq FROM credit_transactions r
             WHERE r.account_id = t.account_id AND r.reverses_seq = t.seq) AS reversed_by_seq,
-           ARRAY(SELECT p.seq FROM credit_transactions p
+           ARRAY(SELECT p.seq::bigint FROM credit_transactions p
                  WHERE p.account_id = t.account_id AND p.idempotency_key = t.idempotency_key AND p.seq <> t.seq
                  ORDER BY p.seq) AS posting_seqs,
            jsonb_build_object(
