@@ -218,7 +218,7 @@ class Lines:
         try:
             connection = psycopg.connect(self._url, autocommit=True, **self._options)
         except PsycopgError as error:
-            raise DBAPIError.instance(None, None, error, PsycopgError, connection_invalidated=True) from error
+            raise DBAPIError.instance(None, None, error, PsycopgError) from error  # nothing was lost: not asked again
         return connection.cursor(row_factory=namedtuple_row)
 
 

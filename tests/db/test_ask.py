@@ -1,11 +1,12 @@
 """`Database.ask`: one statement, committed by itself, and put again when its connection was lost."""
 
 from concurrent.futures import ThreadPoolExecutor
+from socket import socket
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from shared.db.engine import Database
+from shared.db.engine import Database, is_transient
 
 END_THE_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -36,3 +37,14 @@ def test_a_statement_that_fails_leaves_its_connection_usable(database: Database)
     with pytest.raises(DBAPIError):
         database.ask("SELECT 1 / 0 AS asked")
     assert database.ask("SELECT pg_backend_pid() AS pid").pid == before
+
+
+def test_a_database_that_cannot_be_reached_is_tried_once_and_said_to_be_so() -> None:
+    with socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        nowhere = Database(f"postgresql+psycopg://127.0.0.1:{nobody.getsockname()[1]}/billing")
+        with pytest.raises(DBAPIError) as error:
+            nowhere.ask("SELECT 1 AS asked")
+    assert is_transient(error.value)
+    assert not error.value.connection_invalidated
+    nowhere.dispose()

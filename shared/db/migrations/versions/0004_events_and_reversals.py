@@ -513,8 +513,6 @@ BEGIN
     END IF;
     v_account := v_open.account;
     at := greatest(v_open.at, v_account.acted_at);
-    balance_before := v_account.balance_credits;
-    balance_credits := balance_before;
 
     SELECT sum(t.amount), max(t.balance_after) FILTER (WHERE t.line = 0) - max(t.amount) FILTER (WHERE t.line = 0)
     INTO v_given, balance_before FROM credit_transactions t
@@ -526,6 +524,7 @@ BEGIN
         RETURN;
     END IF;
     balance_before := v_account.balance_credits;
+    balance_credits := balance_before;
 
     IF p_expires_at <= at THEN
         outcome := 'expires_too_early';
