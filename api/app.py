@@ -17,16 +17,22 @@ from api.routes import (
     accounts,
     admin,
     api_keys,
+    audit,
+    bank_statements,
     bank_transfers,
     credits,
+    documents,
     events,
     invoices,
     operations,
     payments,
+    refunds,
     sandbox,
     sessions,
     sites,
     subscriptions,
+    unapplied,
+    webhooks,
 )
 from api.services import EXTENSION, Services
 from shared import __version__
@@ -47,7 +53,9 @@ ROUTES: Final = (
     sessions.routes,
     subscriptions.routes,
     invoices.routes,
+    documents.routes,
     payments.routes,
+    webhooks.routes,
     bank_transfers.routes,
     credits.routes,
     events.routes,
@@ -56,9 +64,14 @@ ROUTES: Final = (
     operations.routes,
     sessions.admin_routes,
     bank_transfers.admin_routes,
+    bank_statements.admin_routes,
+    unapplied.admin_routes,
+    documents.admin_routes,
     admin.routes,
+    refunds.routes,
     events.admin_routes,
     operations.admin_routes,
+    audit.routes,
 )
 SANDBOX_ROUTES: Final = (sandbox.routes,)
 

@@ -106,6 +106,7 @@ class DatabaseCollector(Collector):
         )
         due = {Transition(row.transition).job: row.at for row in measured.earliest_transitions(tx)}
         due[Job.RELEASE_HOLDS] = measured.earliest_hold_expiry(tx)
+        due[Job.ASK_PROVIDERS] = measured.earliest_checkout_to_ask(tx)
         due[Job.RELAY_OPERATIONS] = measured.earliest_unsent(tx)
         for job, at in due.items():
             overdue.add_metric([str(job)], 0 if at is None else max(0.0, self._age(at)))

@@ -17,6 +17,7 @@ from shared.domain.timeline import TimelineEntry
 from shared.errors import InvalidInput
 
 NEWEST_ID: Final = UUID(int=2**128 - 1)  # no id is greater
+OLDEST_ID: Final = UUID(int=0)
 NEWEST_SEQ: Final = 2**63 - 1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,6 +34,11 @@ class Place(NamedTuple):
 def id_before(cursor: str | None) -> UUID:
     """The id below which the page begins. Raises InvalidInput."""
     return NEWEST_ID if cursor is None else UUID(bytes=_decoded(cursor, length=16))
+
+
+def id_after(cursor: str | None) -> UUID:
+    """The id above which a page begins that shows the oldest first. Raises InvalidInput."""
+    return OLDEST_ID if cursor is None else UUID(bytes=_decoded(cursor, length=16))
 
 
 def seq_before(cursor: str | None) -> int:

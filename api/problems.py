@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from shared import errors
 from shared.db.engine import is_transient
-from shared.errors import BillingError
+from shared.errors import BillingError, ProviderDown
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +33,7 @@ STATUS: Final[Mapping[type[BillingError], HTTPStatus]] = {
     errors.InsufficientCredits: HTTPStatus.PAYMENT_REQUIRED,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.WebhookInvalid: HTTPStatus.BAD_REQUEST,
     errors.NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
@@ -167,7 +168,7 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    if is_transient(error) or isinstance(error, PoolTimeout):
+    if is_transient(error) or isinstance(error, PoolTimeout | ProviderDown):
         log.warning("unavailable", error=type(error).__name__)
         return response(HTTPStatus.SERVICE_UNAVAILABLE, *UNAVAILABLE)
     log.error("unexpected_error", exc_info=error)

@@ -1,12 +1,13 @@
 """From an address to a handler: what a route needs is declared with it, and checked before it is called.
 
 A handler takes what it reads by name: `tx` and `principal` (unless anybody may call it), or the `asker` of a single
-question to the database, which lets the customer in by itself; and `path`, `query`, `header`, `body` as models, from
-which the OpenAPI document is made too. It returns a model, an accepted operation, a file that is sent while it is read,
-or nothing; it neither commits nor knows a status.
+question to the database, which lets the customer in by itself; without a `tx`, it opens transactions of its own. And
+`path`, `query`, `header`, `body` as models, from which the OpenAPI document is made too, or `raw` for bytes that are no
+document of ours. It returns a model, an accepted operation, a file that is made once the transaction has ended or sent
+while it is read, or nothing; it neither commits nor knows a status.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from http import HTTPStatus
@@ -49,9 +50,27 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class File(Struct, frozen=True):
-    """What a route answers that is no document: a file of this media type."""
+    """What a route answers that is no document: a file of this media type. is_binary: it is no text."""
 
     media_type: str
+    is_binary: bool = False
+
+
+Described = type[BaseModel] | File | tuple[File, ...] | None
+"""What a route answers; several files where the request chooses one."""
+
+
+class Rendered(Struct, frozen=True, kw_only=True):
+    """A file that is made in one piece.
+
+    make: called when the request's transaction has ended, so what it needs of that is taken before. What goes wrong in
+    it is answered like any other failure.
+    """
+
+    make: Callable[[], str | bytes]
+    content_type: str
+    file_name: str
+    content_security_policy: str | None = None
 
 
 class Streamed(Struct, frozen=True, kw_only=True):
@@ -83,7 +102,7 @@ class Routes(APIBlueprint):
         rule: str,
         *,
         needs: Needs,
-        answer: type[BaseModel] | File | None,
+        answer: Described,
         status: HTTPStatus | None = None,
         refusals: tuple[HTTPStatus, ...] = (),
         max_body_bytes: int | None = None,
@@ -94,7 +113,7 @@ class Routes(APIBlueprint):
         max_body_bytes: for a route that takes more than MAX_BODY_BYTES.
         """
         if status is None:
-            status = HTTPStatus.OK if isinstance(answer, File) else STATUS_OF_ANSWER.get(answer, HTTPStatus.OK)
+            status = HTTPStatus.OK if isinstance(answer, File | tuple) else STATUS_OF_ANSWER.get(answer, HTTPStatus.OK)
 
         def register(handler: Handler) -> Handler:
             handler.__dict__.update(needs=needs, status=status, max_body_bytes=max_body_bytes)
@@ -117,7 +136,7 @@ class Routes(APIBlueprint):
         query: Any,
         form: Any,  # noqa: ARG004
         body: Any,
-        raw: Any,  # noqa: ARG004
+        raw: Any,
         view_class: Any = None,  # noqa: ARG004
         view_kwargs: Any = None,  # noqa: ARG004
         responses: Any = None,  # noqa: ARG004
@@ -131,9 +150,14 @@ class Routes(APIBlueprint):
         @wraps(func)
         def view(**values: Any) -> Response:
             data = _json_body() if body is not None else b""
+            if raw is not None:
+                if needs.audiences:
+                    with admitted(needs):
+                        pass  # these bodies are large, so whoever would not be let in is not listened to
+                _read_raw_body(raw.mimetypes)
 
-            def read() -> dict[str, BaseModel]:
-                given = {}
+            def read() -> dict[str, Any]:
+                given: dict[str, Any] = {}
                 if path is not None:
                     given["path"] = _parsed("path", lambda: path.model_validate(values))
                 if header is not None:
@@ -142,9 +166,12 @@ class Routes(APIBlueprint):
                     given["query"] = _query(query)
                 if body is not None:
                     given["body"] = _parsed("body", lambda: body.model_validate_json(data, strict=True))
+                if raw is not None:
+                    given["raw"] = request
                 return given
 
-            with _asker(needs, read) if "asker" in wanted else _transaction(needs, read) as given:
+            let_in = _asker if "asker" in wanted else _transaction if "tx" in wanted else _door
+            with let_in(needs, read) as given:
                 answer = func(**{name: given[name] for name in given if name in wanted})
             return _respond(answer, status)
 
@@ -159,6 +186,14 @@ def _transaction(needs: Needs, read: Callable[[], dict[str, Any]]) -> Iterator[d
         return
     with admitted(needs) as (tx, principal):
         yield read() | {"tx": tx, "principal": principal}
+
+
+@contextmanager
+def _door(needs: Needs, read: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What handlers get that open transactions of their own, such as those that ask a provider in between."""
+    with _transaction(needs, read) as given:
+        pass
+    yield given
 
 
 @contextmanager
@@ -180,7 +215,9 @@ def _respond(answer: Any, status: HTTPStatus) -> Response:
     if answer is None:
         return Response(status=status)
     if isinstance(answer, Streamed):
-        return _stream(answer, status)
+        return _file(answer.chunks, answer, status)
+    if isinstance(answer, Rendered):
+        return _rendered(answer, status)
     if isinstance(answer, Accepted):
         answer = _send(answer)
     if isinstance(answer, BaseModel):
@@ -193,9 +230,16 @@ def _respond(answer: Any, status: HTTPStatus) -> Response:
     return response
 
 
-def _stream(streamed: Streamed, status: HTTPStatus) -> Response:
-    response = Response(streamed.chunks, status=status, content_type=streamed.content_type)
-    response.headers["Content-Disposition"] = f'attachment; filename="{streamed.file_name}"'
+def _file(content: Iterable[str] | str | bytes, file: Streamed | Rendered, status: HTTPStatus) -> Response:
+    response = Response(content, status=status, content_type=file.content_type)
+    response.headers["Content-Disposition"] = f'attachment; filename="{file.file_name}"'
+    return response
+
+
+def _rendered(file: Rendered, status: HTTPStatus) -> Response:
+    response = _file(file.make(), file, status)
+    if file.content_security_policy is not None:
+        response.headers["Content-Security-Policy"] = file.content_security_policy
     return response
 
 
@@ -224,6 +268,17 @@ def _json_body() -> bytes:
     if request.content_length is None and len(data) >= (request.max_content_length or 0):
         raise RequestEntityTooLarge  # sent in chunks, and cut off by Werkzeug where the limit was reached
     return data
+
+
+def _read_raw_body(media_types: Sequence[str]) -> None:
+    """Keep the bytes, as they are, on the request; read as early as JSON is."""
+    if request.mimetype not in media_types:
+        code, _ = problems.HTTP_PROBLEMS[HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
+        detail = f"the body must be {' or '.join(media_types)}"
+        raise RefusedRequest(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code, detail)
+    data = request.get_data(cache=True)
+    if request.content_length is None and len(data) >= (request.max_content_length or 0):
+        raise RequestEntityTooLarge
 
 
 def _query(model: type[BaseModel]) -> BaseModel:
@@ -265,13 +320,15 @@ def _security(needs: Needs) -> list[dict[str, list[str]]]:
     return schemes
 
 
-def _described(answer: type[BaseModel] | File | None) -> type[BaseModel] | dict[str, Any] | None:
-    if not isinstance(answer, File):
+def _described(answer: Described) -> type[BaseModel] | dict[str, Any] | None:
+    if isinstance(answer, File):
+        answer = (answer,)
+    if not isinstance(answer, tuple):
         return answer
     return {
         "description": HTTPStatus.OK.phrase,
         "headers": {"Content-Disposition": {"schema": {"type": "string"}}},
-        "content": {answer.media_type: {"schema": {"type": "string"}}},
+        "content": {file.media_type: {} if file.is_binary else {"schema": {"type": "string"}} for file in answer},
     }
 
 

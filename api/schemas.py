@@ -14,6 +14,7 @@ from uuid import UUID
 from zoneinfo import available_timezones
 
 from email_validator import validate_email
+from flask_openapi3.models import RawModel
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -36,13 +37,18 @@ from shared.domain.event import EventKind
 from shared.domain.explanation import Explanation, RuleName
 from shared.domain.invoice import InvoicePurpose, InvoiceStatus, PaymentMethod
 from shared.domain.lifecycle import Transition
+from shared.domain.matching import Reason as MatchReason
 from shared.domain.operation import OperationKind, OperationStatus, PrincipalKind
 from shared.domain.payment import PaymentStatus
 from shared.domain.plan import Assigner, Rollover, TrialEnd
+from shared.domain.refund import RefundStatus
+from shared.domain.statement import StatementFormat
 from shared.domain.subscription import EndReason, SubscriptionStatus
 from shared.domain.timeline import EntryKind
 
 MAX_SEQ: Final = 2**63 - 1
+MAX_WEBHOOK_BYTES: Final = 512 * 1024
+MAX_STATEMENT_BYTES: Final = 10 * 1024 * 1024
 MAX_AMOUNT_MINOR: Final = 100_000_000_000
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
@@ -169,6 +175,20 @@ class Access(StrEnum):
     READ = "read"
 
 
+class UnappliedOrder(StrEnum):
+    """Which unapplied payments come first."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+class DocumentFormat(StrEnum):
+    """How an invoice or a receipt is laid out."""
+
+    PDF = "pdf"
+    HTML = "html"
+
+
 # --- headers, queries, paths ------------------------------------------------------------------
 
 
@@ -209,6 +229,30 @@ class BankTransferQuery(PageQuery):
     status: BankTransferStatus = BankTransferStatus.PENDING
 
 
+class AuditQuery(PageQuery):
+    """Decisions that all of this is true of; `since` counts, `until` does not."""
+
+    action: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z_]+\.[a-z_]+$")] | None = None
+    account_id: UUID | None = None
+    actor_id: UUID | None = None
+    subject_id: UUID | None = None
+    operation_id: UUID | None = None
+    since: InstantInQuery | None = None
+    until: InstantInQuery | None = None
+
+
+class BankStatementQuery(Body):
+    """What the file is."""
+
+    format: StatementFormat
+
+
+class UnappliedQuery(PageQuery):
+    """`cursor` is the `next_cursor` of the page before, which had the same `order`."""
+
+    order: UnappliedOrder = UnappliedOrder.OLDEST
+
+
 class OperationQuery(PageQuery):
     """Operations of one status, one kind, both, or all."""
 
@@ -223,6 +267,12 @@ class TimelineQuery(PageQuery):
         None, description="a year from the account's now, unless stated, and five years at most"
     )
     limit: int = Field(100, ge=1, le=500)
+
+
+class DocumentQuery(Body):
+    """A PDF, unless stated. Both say the same."""
+
+    format: DocumentFormat = DocumentFormat.PDF
 
 
 class AccountPath(BaseModel):
@@ -249,10 +299,22 @@ class InvoicePath(BaseModel):
     invoice_id: UUID
 
 
+class PaymentPath(BaseModel):
+    """Names a payment."""
+
+    payment_id: UUID
+
+
 class BankTransferPath(BaseModel):
     """Names a bank transfer."""
 
     bank_transfer_id: UUID
+
+
+class BankStatementPath(BaseModel):
+    """Names a bank statement."""
+
+    statement_id: UUID
 
 
 class HoldPath(BaseModel):
@@ -342,6 +404,20 @@ class ApproveBody(Body):
     currency: Currency
     value_on: Day
     bank_transaction_id: ExternalId
+    override_reason: Reason | None = None
+
+
+class HandedInStatement(Body):
+    """What an Idempotency-Key of an upload stands for; `sha256` is that of the file, in hexadecimal."""
+
+    format: StatementFormat
+    sha256: str
+
+
+class ApplyBody(Body):
+    """The invoice that the money is for. `override_reason` accepts another amount or currency than the invoice's."""
+
+    invoice_id: UUID
     override_reason: Reason | None = None
 
 
@@ -450,11 +526,25 @@ class RecordPaymentBody(Body):
     reason: Reason
 
 
+class RefundBody(Body):
+    """Money to give back: all that is left, unless stated.
+
+    `transfer_reference` says how it went back, where no provider does it: for bank transfers and recorded payments.
+    """
+
+    amount_minor: AmountMinor | None = None
+    reason: ShortReason
+    transfer_reference: Name | None = None
+
+
 class SandboxOutcomeBody(Body):
     """A card payment for an invoice, as the pretend provider shall remember it."""
 
     invoice_id: UUID
     outcome: SandboxOutcome
+    saves_card: Annotated[str, Field(pattern="^[a-z_]{1,64}$")] | None = Field(
+        None, description="left to be charged for renewals: `good`, or the code that it is declined with"
+    )
 
 
 class TestClockBody(Body):
@@ -695,6 +785,7 @@ class InvoiceDocument(Document):
     due_at: datetime
     paid_at: datetime | None
     voided_at: datetime | None
+    refunded_minor: int = Field(description="what of its payment has gone back, or is on its way")
 
 
 class PayableInvoiceDocument(InvoiceDocument):
@@ -703,20 +794,125 @@ class PayableInvoiceDocument(InvoiceDocument):
     payment_instructions: PaymentInstructions | None
 
 
+class CheckoutBody(Body):
+    """How an open invoice is to be paid now."""
+
+    payment_method: PaymentMethod | None = Field(None, description="unset: as the invoice was opened for")
+    save_payment_method: bool = Field(
+        default=False, description="the customer agrees that what is used now is charged for renewals"
+    )
+
+
+class CheckoutDocument(Document):
+    """What a browser needs to pay a card invoice, or the instructions for a bank transfer."""
+
+    invoice_id: UUID
+    payment_method: PaymentMethod
+    amount_minor: int
+    currency: str
+    due_at: datetime
+    external_payment_id: str | None = None
+    client_secret: str | None = None
+    publishable_key: str | None = None
+    payment_instructions: PaymentInstructions | None = None
+
+
+class StripeEvent(RawModel):
+    """An event as Stripe sends it, byte by byte."""
+
+    mimetypes = ["application/json"]  # noqa: RUF012 (flask-openapi3 wants a list)
+
+
+class BankStatementFile(RawModel):
+    """A bank's file, byte by byte; banks and browsers call it various things."""
+
+    mimetypes = [  # noqa: RUF012 (flask-openapi3 wants a list)
+        "application/xml",
+        "text/xml",
+        "text/csv",
+        "text/plain",
+        "application/octet-stream",
+    ]
+
+
 class PaymentDocument(Document):
-    """What a provider was asked, and its answer."""
+    """Money that came, or what a provider was asked about some, and its answer.
+
+    `refunded_minor` has gone back since, or is on its way.
+    """
 
     id: UUID
-    invoice_id: UUID
+    invoice_id: UUID | None
     operation_id: UUID
     provider: PaymentMethod
-    external_payment_id: str
+    external_payment_id: str | None
     status: PaymentStatus
+    attempt: int | None
     amount_minor: int | None
     currency: str | None
+    refunded_minor: int
+    problem: str | None
+    decline_code: str | None
+    unapplied_reason: str | None
+    created_at: datetime
+    confirmed_at: datetime | None
+    applied_at: datetime | None
+
+
+class AuditDocument(Document):
+    """A decision."""
+
+    id: UUID
+    at: datetime
+    actor_kind: PrincipalKind
+    actor_id: UUID | None
+    action: str
+    account_id: UUID | None
+    subject_kind: str
+    subject_id: UUID | None
+    reason: str | None
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    operation_id: UUID | None
+
+
+class RefundDocument(Document):
+    """Money that goes back, and the credits that went with it.
+
+    `spent_credits` could not be taken back: what was spent, held or expired of all that this refund and those before
+    it had to take. `problem` is the provider's word for why it failed. `transfer_reference` says how the money went
+    back where no provider does it.
+    """
+
+    id: UUID
+    operation_id: UUID
+    status: RefundStatus
+    amount_minor: int
+    currency: str
+    external_refund_id: str | None
+    transfer_reference: str | None
+    reason: str
+    reversed_credits: int
+    spent_credits: int
     problem: str | None
     created_at: datetime
     confirmed_at: datetime | None
+
+
+class AdminPaymentDocument(PaymentDocument):
+    """With its refunds, oldest first, and where the money is: it settles the invoice, or nothing, or has gone back.
+
+    What is left of the amount is in `applied_minor` or `unapplied_minor`. `reversed_credits` and `spent_credits` sum
+    up what its refunds took back, and what they could not.
+    """
+
+    account_id: UUID | None
+    override_reason: str | None
+    applied_minor: int
+    unapplied_minor: int
+    reversed_credits: int
+    spent_credits: int
+    refunds: list[RefundDocument]
 
 
 class BankTransferDocument(Document):
@@ -740,14 +936,118 @@ class AdminBankTransferDocument(BankTransferDocument):
     """With what its invoice expects, and who decided."""
 
     account_id: UUID
+    age_days: int
     amount_minor: int
     currency: str
     reference: str
+    due_at: datetime
+    invoice_status: InvoiceStatus
     submitted_by: UUID
     decided_by: UUID | None
     bank_transaction_id: str | None
     override_reason: str | None
     payment_id: UUID | None
+
+
+class BankStatementDocument(Document):
+    """A bank's file and what became of it. The counts are null until it is imported; `new_entries` no other file had.
+
+    `status` is that of the operation, which says why a file was refused.
+    """
+
+    id: UUID
+    operation_id: UUID
+    format: StatementFormat
+    size_bytes: int
+    sha256: str
+    uploaded_by: UUID
+    created_at: datetime
+    status: OperationStatus
+    entries: int | None
+    new_entries: int | None
+    money_in: int | None
+    money_out: int | None
+
+    @classmethod
+    def of_row(cls, row: Row[Any]) -> Self:
+        """From a row of statements with their operations."""
+        counts = row.result or {}
+        return cls.of(
+            row,
+            entries=counts.get("entries"),
+            new_entries=counts.get("new"),
+            money_in=counts.get("money_in"),
+            money_out=counts.get("money_out"),
+        )
+
+
+class BankEntryFacts(Document):
+    """What the bank has booked. Money in is positive, money out negative; `returned` undoes an earlier booking."""
+
+    statement_id: UUID
+    transaction_id: str | None
+    booked_on: date
+    value_on: date
+    payer_name: str | None
+    payer_iban: str | None
+    reference: str | None
+    remittance: str
+    returned: bool
+
+
+class BankEntryDocument(BankEntryFacts):
+    """An entry, and its payment if it brought money: applied from `applied_at` on, or unapplied, and why."""
+
+    id: UUID
+    external_id: str
+    amount_minor: int
+    currency: str
+    payment_id: UUID | None
+    account_id: UUID | None
+    invoice_id: UUID | None
+    applied_at: datetime | None
+    unapplied_reason: str | None
+
+
+class SuggestionDocument(Document):
+    """An invoice that money may be for, with what speaks for it and against it; `score` is between 1 and 100."""
+
+    invoice_id: UUID
+    invoice_number: str
+    reference: str
+    account_id: UUID
+    account_name: str
+    status: InvoiceStatus
+    amount_minor: int
+    currency: str
+    score: int
+    reasons: list[MatchReason]
+
+
+class UnappliedPaymentDocument(Document):
+    """Money that is here and settles nothing. `account_id` and `invoice_id` are those that it was meant for, if known.
+
+    `age_days` counts from the value date, or from the recording of money that stands on no statement. `suggestions`
+    are computed for this answer, best first.
+    """
+
+    id: UUID
+    account_id: UUID | None
+    invoice_id: UUID | None
+    provider: PaymentMethod
+    external_payment_id: str
+    amount_minor: int
+    currency: str
+    refunded_minor: int
+    unapplied_reason: str
+    confirmed_at: datetime
+    age_days: int
+    entry: BankEntryFacts | None
+    suggestions: list[SuggestionDocument]
+
+
+class UnappliedPage(Page[UnappliedPaymentDocument]):
+    """In the order that was asked for; `next_cursor` leads on, null at the end."""
 
 
 class GrantDocument(Document):
@@ -842,6 +1142,21 @@ class ExplainedHoldDocument(Document):
     idempotency_key: str
 
 
+class ExplainedRefundDocument(Document):
+    """The money that went back, for which the row takes credits back.
+
+    `external_refund_id` is the provider's; `transfer_reference` says how it went back where no provider did it.
+    """
+
+    id: UUID
+    payment_id: UUID
+    amount_minor: int
+    currency: str
+    status: RefundStatus
+    external_refund_id: str | None
+    transfer_reference: str | None
+
+
 class ActorDocument(Document):
     """Who did it. `name` is a user's address, or the prefix of an API key; an admin's is for admins."""
 
@@ -853,9 +1168,9 @@ class ActorDocument(Document):
 class ExplainedTransactionDocument(Document):
     """A row of the ledger, and why it is there.
 
-    `posting_seqs` are the other rows of the same posting; `reverses_seq` and `reversed_by_seq` lead to the row that
-    this one undoes, and to the one that undoes it. `idempotency_key` is the caller's own, null for what the engine
-    names. `actor` is null for a capture: see its hold.
+    `posting_seqs` are the other rows of the same posting; `reverses_seq` and `reversed_by_seqs` lead to the row that
+    this one undoes, and to those that undo it: several where refunds did so in parts. `idempotency_key` is the
+    caller's own, null for what the engine names. `actor` is null for a capture: see its hold.
     """
 
     seq: int
@@ -873,10 +1188,11 @@ class ExplainedTransactionDocument(Document):
     payment: ExplainedPaymentDocument | None
     operation: ExplainedOperationDocument | None
     hold: ExplainedHoldDocument | None
+    refund: ExplainedRefundDocument | None
     actor: ActorDocument | None
     posting_seqs: list[int]
     reverses_seq: int | None
-    reversed_by_seq: int | None
+    reversed_by_seqs: list[int]
 
     @classmethod
     def of_explanation(cls, explanation: Explanation, *, for_admins: bool) -> Self:

@@ -2,15 +2,19 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_DIR: Final = Path(__file__).resolve().parent.parent
 DEVELOPMENT_SECRET: Final = "development-only-secret-never-valid-in-production"
 SECRET_MIN_LENGTH: Final = 32
+EXAMPLE_SELLER: Final = "Example Seller Ltd"
+EXAMPLE_ADDRESS: Final = "1 Example Street|12345 Example City"
 EXAMPLE_IBAN: Final = "DE89370400440532013000"
+CHARGE_RETRIES_MAX: Final = 10
+CHARGE_RETRY_DAY_MAX: Final = 60
 
 
 class Settings(BaseSettings):
@@ -51,9 +55,39 @@ class Settings(BaseSettings):
     hold_ttl_seconds: int = Field(15 * 60, ge=1, le=86_400, description="life of a hold that states none")
     hold_ttl_max_seconds: int = Field(86_400, ge=1, le=86_400, description="longest life a hold may ask for")
 
-    seller_name: str = Field("Example Seller Ltd", description="beneficiary printed on payment instructions")
+    seller_name: str = Field(
+        EXAMPLE_SELLER, min_length=1, max_length=200, description="who sells: beneficiary, and printed on invoices"
+    )
+    seller_address: str = Field(
+        EXAMPLE_ADDRESS, max_length=400, description="address printed on invoices, its lines separated by `|`"
+    )
+    seller_tax_id: str | None = Field(None, max_length=100, description="tax id printed on invoices; unset: none")
+    seller_registration: str | None = Field(
+        None, max_length=200, description="register and number printed on invoices; unset: none"
+    )
+    seller_email: str | None = Field(
+        None, max_length=254, description="address for questions, printed on invoices; unset: none"
+    )
     seller_iban: str = Field(EXAMPLE_IBAN, description="IBAN that bank transfers go to")
     seller_bic: str = Field("COBADEFFXXX", description="BIC of that account")
+    statement_auto_settle: bool = Field(
+        True, description="an imported payment that fits one open invoice exactly settles it by itself"
+    )
+
+    stripe_secret_key: SecretStr | None = Field(
+        None, description="key of the Stripe account, `sk_…` or `rk_…`; unset: no card payments"
+    )
+    stripe_webhook_secret: SecretStr | None = Field(
+        None, description="signing secret of the webhook endpoint, `whsec_…`; production needs it with the key"
+    )
+    stripe_publishable_key: str | None = Field(None, description="`pk_…`, for the browser that pays")
+    stripe_api_base: str = Field("https://api.stripe.com", description="where Stripe's API is; production wants https")
+    stripe_timeout_seconds: float = Field(
+        10, gt=0, le=20, description="longest wait for a connection to Stripe, and then for its answer"
+    )
+    charge_retry_days: Annotated[tuple[int, ...], NoDecode] = Field(
+        (1, 3, 5), description="days after a declined charge on which the saved card is tried again"
+    )
 
     beat_interval_seconds: int = Field(60, ge=1, le=3_600, description="time between two ticks of a beat job")
     batch_size: int = Field(1_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction")
@@ -85,6 +119,69 @@ class Settings(BaseSettings):
             raise ValueError(f"BROKER_URL must start with one of {', '.join(known)}")
         return url
 
+    @field_validator("stripe_secret_key", "stripe_webhook_secret", "stripe_publishable_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return (value.strip() or None) if isinstance(value, str) else value  # as files and compose hand them on
+
+    @field_validator("stripe_secret_key")
+    @classmethod
+    def _is_secret_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not key.get_secret_value().startswith(("sk_", "rk_")):
+            raise ValueError("STRIPE_SECRET_KEY must start with sk_ or rk_")
+        return key
+
+    @field_validator("stripe_webhook_secret")
+    @classmethod
+    def _is_webhook_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and not secret.get_secret_value().startswith("whsec_"):
+            raise ValueError("STRIPE_WEBHOOK_SECRET must start with whsec_")
+        return secret
+
+    @field_validator("stripe_publishable_key")
+    @classmethod
+    def _is_publishable_key(cls, key: str | None) -> str | None:
+        if key is not None and not key.startswith("pk_"):
+            raise ValueError("STRIPE_PUBLISHABLE_KEY must start with pk_; browsers get to see it")
+        return key
+
+    @field_validator("stripe_api_base")
+    @classmethod
+    def _is_base_address(cls, base: str) -> str:
+        if not base.startswith(("https://", "http://")):
+            raise ValueError("STRIPE_API_BASE must be an address, like https://api.stripe.com")
+        return base.rstrip("/")
+
+    @field_validator("charge_retry_days", mode="before")
+    @classmethod
+    def _split_days(cls, days: Any) -> Any:
+        if not isinstance(days, str):
+            return days
+        return tuple(part.strip() for part in days.split(",")) if days.strip() else ()
+
+    @field_validator("charge_retry_days")
+    @classmethod
+    def _days_go_forward(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        rising = all(earlier < later for earlier, later in zip((0, *days), days, strict=False))
+        if not rising or len(days) > CHARGE_RETRIES_MAX or max(days, default=0) > CHARGE_RETRY_DAY_MAX:
+            raise ValueError(
+                f"CHARGE_RETRY_DAYS must be up to {CHARGE_RETRIES_MAX} rising days "
+                f"between 1 and {CHARGE_RETRY_DAY_MAX}, like 1,3,5"
+            )
+        return days
+
+    @field_validator("seller_tax_id", "seller_registration", "seller_email")
+    @classmethod
+    def _blank_is_unset(cls, text: str | None) -> str | None:
+        return (text or "").strip() or None
+
+    @field_validator("seller_address")
+    @classmethod
+    def _has_a_line(cls, address: str) -> str:
+        if not address_lines(address):
+            raise ValueError("SELLER_ADDRESS must have a line, like 1 Example Street|12345 Example City")
+        return address
+
     @model_validator(mode="after")
     def _safe_in_production(self) -> Self:
         if self.environment != "production":
@@ -99,14 +196,33 @@ class Settings(BaseSettings):
             raise ValueError("BILLING_SANDBOX=1 settles invoices without money; unset it in production")
         if self.database_url is None or self.broker_url is None:
             raise ValueError("set DATABASE_URL and BROKER_URL; embedded servers are for development")
-        if self.seller_iban == EXAMPLE_IBAN:
-            raise ValueError("set SELLER_NAME, SELLER_IBAN and SELLER_BIC; the default account is an example")
+        if not self.stripe_api_base.startswith("https://"):
+            raise ValueError("STRIPE_API_BASE must begin with https://, or the key travels in the open; unset it")
+        if self.stripe_secret_key is not None and self.stripe_webhook_secret is None:
+            raise ValueError(
+                "set STRIPE_WEBHOOK_SECRET to the signing secret that Stripe shows for the webhook endpoint; "
+                "without it nobody learns of payments whose browser was closed"
+            )
+        if (
+            self.seller_name == EXAMPLE_SELLER
+            or self.seller_address == EXAMPLE_ADDRESS
+            or self.seller_iban == EXAMPLE_IBAN
+        ):
+            raise ValueError(
+                "set SELLER_NAME, SELLER_ADDRESS, SELLER_IBAN and SELLER_BIC; they are printed, and the defaults are "
+                "examples"
+            )
         return self
 
     @property
     def log_as_json(self) -> bool:
         """Whether log lines are JSON documents."""
         return (self.log_format or ("json" if self.environment == "production" else "console")) == "json"
+
+    @property
+    def seller_address_lines(self) -> tuple[str, ...]:
+        """The seller's address, as it is printed."""
+        return address_lines(self.seller_address)
 
     def as_environment(self) -> dict[str, str]:
         """The environment that gives a child process these settings."""
@@ -117,8 +233,20 @@ class Settings(BaseSettings):
                 continue
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
-            values[name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+            values[name.upper()] = written(value)
         return values
+
+
+def written(value: object) -> str:
+    """A setting as a variable holds it: `1` for True, `1,3,5` for several numbers."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(int(value) if isinstance(value, bool) else value)
+
+
+def address_lines(address: str) -> tuple[str, ...]:
+    """The lines of an address that was written in one, without empty ones."""
+    return tuple(line.strip() for line in address.split("|") if line.strip())
 
 
 @lru_cache(maxsize=1)

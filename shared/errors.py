@@ -2,7 +2,8 @@
 
 BillingError
 ├── InvalidInput                the request contradicts a rule of its own
-│   └── InvalidSchedule         no calendar can be computed from these terms
+│   ├── InvalidSchedule         no calendar can be computed from these terms
+│   └── InvalidStatement        a bank's file that cannot be read whole
 ├── NotFound                    no such row for this principal
 ├── Conflict                    the state of the row forbids it
 │   ├── IllegalTransition       a status change that no rule declares
@@ -12,7 +13,10 @@ BillingError
 ├── InsufficientCredits         the balance does not cover the request
 ├── Unauthenticated             nobody presented a valid credential
 ├── Forbidden                   somebody did, and may not do this
+├── WebhookInvalid              nobody knows who sent it
 └── NotReady                    a part that the system needs cannot be reached or is not set up
+
+Outside of it is ProviderDown: no answer, so nothing to record, and to be asked again.
 
 `code` is stable and public; `detail` is one sentence for people; `data` holds the facts, JSON-ready.
 A failed operation stores exactly these three, so a client that polls reads what a synchronous
@@ -54,6 +58,12 @@ class FutureInstant(InvalidInput):
     """A job was asked to act as of an instant that has not come."""
 
     code = "future_instant"
+
+
+class InvalidStatement(InvalidInput):
+    """A bank statement that cannot be read whole, so nothing of it was taken; `detail` says where and what to do."""
+
+    code = "invalid_statement"
 
 
 class NotFound(BillingError):
@@ -110,6 +120,12 @@ class InvoiceNotOpen(Conflict):
     code = "invoice_not_open"
 
 
+class InvoiceNotPaid(Conflict):
+    """Only a paid invoice has a receipt."""
+
+    code = "invoice_not_paid"
+
+
 class InvoiceAlreadyOpen(Conflict):
     """An open invoice for the same thing exists; pay that one."""
 
@@ -134,6 +150,30 @@ class PaymentNotSucceeded(Conflict):
     code = "payment_not_succeeded"
 
 
+class PaymentDeclined(Conflict):
+    """The saved card, or the like, was not charged; `decline_code` is the provider's word."""
+
+    code = "payment_declined"
+
+
+class PaymentUnapplied(Conflict):
+    """The money is here and settles nothing yet; an admin applies it or gives it back."""
+
+    code = "payment_unapplied"
+
+
+class PaymentNotUnapplied(Conflict):
+    """Only money that settles nothing can be applied to an invoice."""
+
+    code = "payment_not_unapplied"
+
+
+class RefundExceedsPayment(Conflict):
+    """More would go back than is left of what came."""
+
+    code = "refund_exceeds_payment"
+
+
 class PaymentMismatch(Conflict):
     """Amount, currency or account differ from the invoice."""
 
@@ -144,6 +184,12 @@ class ProviderUnavailable(Conflict):
     """This system confirms no payments of that kind."""
 
     code = "provider_unavailable"
+
+
+class ProviderRefused(Conflict):
+    """The payment provider refuses the request, and would refuse it again; `reason` is the provider's word."""
+
+    code = "provider_refused"
 
 
 class TransferPending(Conflict):
@@ -236,7 +282,22 @@ class WrongAudience(Forbidden):
     code = "wrong_audience"
 
 
+class WebhookInvalid(BillingError):
+    """No event that the provider signed with our secret within the last five minutes."""
+
+    code = "webhook_invalid"
+
+
 class NotReady(BillingError):
     """A server or a setting that the engine needs is missing."""
 
     code = "not_ready"
+
+
+class ProviderDown(Exception):
+    """A payment provider could not be asked, or its answer got lost: what was asked may have happened or not.
+
+    Never an answer to an operation, hence no BillingError: whoever asked asks again later, with the same idempotency
+    key. Raised for networks that fail, time-outs, errors and rate limits of the provider, answers that cannot be read,
+    and keys of ours that it does not accept, which only an operator can repair.
+    """

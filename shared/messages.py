@@ -24,6 +24,7 @@ class Job(StrEnum):
     SEED_CREDITS = "seed-credits"
     EXPIRE_CREDITS = "expire-credits"
     RELEASE_HOLDS = "release-holds"
+    ASK_PROVIDERS = "ask-providers"
     RELAY_OPERATIONS = "relay-operations"
 
     @property

@@ -1,7 +1,8 @@
 """Servers and databases for tests: real ones, a pair per run, a database and a broker slot per worker.
 
 A run uses embedded servers, or those that TEST_DATABASE_URL (a superuser's) and TEST_BROKER_URL name; never
-DATABASE_URL and BROKER_URL. A test that asks for `database` finds it as migrations and seed left it.
+DATABASE_URL and BROKER_URL. A test that asks for `database` finds it as migrations and seed left it. Nor is Stripe
+ever asked: a worker has a server of its own that stands in for it.
 """
 
 import os
@@ -26,6 +27,7 @@ from shared.db.migrations import run
 from shared.domain.plan import SEED_PLANS
 from shared.embedded import Postgres, Valkey
 from shared.embedded import servers as embedded_servers
+from workers.local_stripe import LocalStripe
 
 # What a test run writes need not survive a power cut.
 POSTGRES_OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
@@ -167,6 +169,23 @@ def broker_url(settings: Settings) -> str:
         with redis.Redis.from_url(settings.broker_url) as client:
             client.flushdb()
     return settings.broker_url
+
+
+@pytest.fixture(scope="session")
+def stripe_server(worker_id: str) -> Iterator[LocalStripe]:
+    """This worker's Stripe. Tests ask for `stripe`."""
+    folder = Path(os.environ["TEST_RUN_DIR"]) / f"stripe-{worker_id}"
+    folder.mkdir()
+    with LocalStripe(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def stripe(stripe_server: LocalStripe) -> LocalStripe:
+    """A Stripe account that was asked for nothing in this test, and fails at nothing."""
+    stripe_server.asked.clear()
+    stripe_server.faults.clear()
+    return stripe_server
 
 
 def _name(suffix: str) -> str:

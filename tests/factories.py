@@ -1,15 +1,18 @@
 """Small makers for tests: instants, plans, rules, grants; and tables whose ids read as rules."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import Struct
 
 from shared.domain.calendar import Interval
 from shared.domain.credits import CreditGrant, GrantSource
+from shared.domain.invoice import InvoiceStatus, PaymentMethod, creditor_reference, invoice_number
 from shared.domain.plan import SEED_PLANS, Assigner, Plan, Rollover, Rules, TrialEnd
+from shared.domain.printable import Customer, Payment, PrintableDocument, PrintableInvoice, Seller
 from shared.ids import new_id
 
 Table = Mapping[str, tuple[object, ...]]
@@ -70,6 +73,9 @@ def rules(plans: Iterable[Plan], **terms: Any) -> Rules:
         "transfer_grace_days": 10,
         "invoice_due_days": 14,
         "low_credits_percent": 20,
+        "charge_retry_days": (1, 3, 5),
+        "seller_iban": "DE89370400440532013000",
+        "statement_auto_settle": True,
         "new_id": new_id,
     }
     return Rules(plans={one.id: one for one in plans}, **(defaults | terms))
@@ -88,3 +94,63 @@ def grant(amount: int = 100, **terms: Any) -> CreditGrant:
         "expires_at": None,
     }
     return CreditGrant(amount=amount, **(defaults | terms))
+
+
+# --- what is printed ----------------------------------------------------------------------------
+
+
+def seller(**terms: Any) -> Seller:
+    """A seller with an address of two lines, except for `terms`."""
+    defaults: dict[str, Any] = {
+        "name": "Example Seller Ltd",
+        "address": ("1 Example Street", "12345 Example City"),
+        "iban": "DE89370400440532013000",
+        "bic": "COBADEFFXXX",
+    }
+    return Seller(**(defaults | terms))
+
+
+def printable(**terms: Any) -> PrintableInvoice:
+    """An open invoice of January 31 over 89 dollars, for Starter from the day of payment, except for `terms`."""
+    defaults: dict[str, Any] = {
+        "number": invoice_number(2026, 1),
+        "reference": creditor_reference(2026, 1),
+        "status": InvoiceStatus.OPEN,
+        "plan_name": "Starter",
+        "amount_minor": 89_00,
+        "currency": "USD",
+        "opened_at": on("2026-01-31"),
+        "due_at": on("2026-02-14"),
+        "time_zone": "Europe/Berlin",
+        "seller": seller(),
+        "customer": Customer(name="Ada Ltd", email="ada@example.com"),
+    }
+    return PrintableInvoice(**(defaults | terms))
+
+
+def paid(**terms: Any) -> PrintableInvoice:
+    """The same, paid in full by bank transfer on February 2."""
+    defaults: dict[str, Any] = {
+        "status": InvoiceStatus.PAID,
+        "paid_at": on("2026-02-02"),
+        "payment": Payment(
+            method=PaymentMethod.BANK_TRANSFER, external_payment_id="bank-1", amount_minor=89_00, currency="USD"
+        ),
+    }
+    return printable(**(defaults | terms))
+
+
+def texts(document: PrintableDocument) -> list[str]:
+    """Everything that a document says."""
+    parts = [getattr(document, name) for name in document.__struct_fields__ if name != "code"]
+    return [*_texts(parts), *([] if document.code is None else [document.code.caption])]
+
+
+def _texts(part: object) -> Iterator[str]:
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Struct):
+        yield from _texts([getattr(part, name) for name in part.__struct_fields__])
+    elif isinstance(part, list | tuple):
+        for one in part:
+            yield from _texts(one)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -10,52 +11,69 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Row
 
+from shared.clock import utc_now
 from shared.config import Settings
-from shared.db import account_state, admins, checks, credits, operations, payments, test_clocks
+from shared.db import account_state, admins, bank_statements, checks, credits, operations, payments, test_clocks
 from shared.db.engine import Database, Tx
 from shared.db.plans import load_rules
 from shared.domain.account import AccountState
 from shared.domain.invoice import PaymentMethod
 from shared.domain.lifecycle import Transition
-from shared.domain.operation import OperationKind, PrincipalKind
+from shared.domain.operation import Operation, OperationKind, PrincipalKind
 from shared.domain.plan import Rules
 from shared.domain.requests import (
     REQUESTS,
     AdjustCredits,
     AdvanceTestClock,
+    ApplyPayment,
     ApproveBankTransfer,
     AssignPlan,
     CancelSubscription,
+    ChargeInvoice,
     ConfirmPayment,
+    FollowRefunds,
+    ImportBankStatement,
     OpenInvoice,
     RecordPayment,
+    RefundPayment,
     RejectBankTransfer,
     ReverseCredits,
     SignUp,
     SubmitBankTransfer,
 )
-from shared.errors import BillingError
+from shared.domain.statement import StatementFormat
+from shared.errors import BillingError, ProviderDown
 from shared.ids import new_id
+from shared.providers import Provider
 from shared.providers.sandbox import SandboxProvider
+from shared.statements import parse
 from shared.usecases.adjust_credits import adjust_credits
 from shared.usecases.advance_due_accounts import advance_due_accounts
 from shared.usecases.advance_test_clock import advance_test_clock
+from shared.usecases.apply_payment import apply_payment
 from shared.usecases.approve_bank_transfer import approve_bank_transfer
 from shared.usecases.assign_plan import assign_plan
 from shared.usecases.cancel_subscription import cancel_subscription
+from shared.usecases.charge_invoice import Answer, record_attempt, settle_charged
 from shared.usecases.confirm_payment import record_intent, settle_confirmed
+from shared.usecases.follow_refunds import follow_refunds
+from shared.usecases.import_bank_statement import import_entries, load_file
 from shared.usecases.open_invoice import open_invoice
 from shared.usecases.record_payment import record_payment
+from shared.usecases.refund_payment import complete_refund, give_back, record_refund
 from shared.usecases.reject_bank_transfer import reject_bank_transfer
 from shared.usecases.reverse_credits import reverse_credits
 from shared.usecases.sign_up import sign_up
 from shared.usecases.submit_bank_transfer import submit_bank_transfer
 from tests.factories import on
 
-USE_CASES: dict[OperationKind, Callable[..., dict[str, Any]]] = {
+UseCase = Callable[..., dict[str, Any] | BillingError]
+
+USE_CASES: dict[OperationKind, UseCase] = {
     OperationKind.SIGN_UP: sign_up,
     OperationKind.OPEN_INVOICE: open_invoice,
     OperationKind.RECORD_PAYMENT: record_payment,
+    OperationKind.APPLY_PAYMENT: apply_payment,
     OperationKind.SUBMIT_BANK_TRANSFER: submit_bank_transfer,
     OperationKind.APPROVE_BANK_TRANSFER: approve_bank_transfer,
     OperationKind.REJECT_BANK_TRANSFER: reject_bank_transfer,
@@ -83,6 +101,7 @@ class Office:
     settings: Settings
     now: datetime = field(default_factory=lambda: on("2026-01-10"))
     admin_id: UUID = field(default_factory=new_id)
+    provider: Provider | None = None  # that gives money back; the sandbox, unless a test has another one
 
     def __post_init__(self) -> None:
         with self.database.transaction() as tx:
@@ -121,31 +140,73 @@ class Office:
         return operation_id
 
     def execute(self, operation_id: UUID) -> Row[Any]:
-        """Do it once, and record the answer; the row afterwards. An operation that has an answer is left alone."""
+        """Do it once, and record the answer; the row afterwards. An operation that has an answer is left alone.
+
+        One that could not ask its provider waits.
+        """
         with self.database.transaction() as tx:
             operation = operations.begin_attempt(tx, operation_id)
         if operation is not None:
             request = msgspec.convert(operation.payload, REQUESTS[operation.kind])
+            now = operation.created_at
             try:
-                answer = None
-                if isinstance(request, ConfirmPayment):
-                    with self.database.transaction() as tx:
-                        record_intent(tx, operation, request, self.rules())
-                    answer = SandboxProvider(self.database).retrieve(request.external_payment_id)
+                decide = self._asked(operation, request)
                 with self.database.transaction() as tx:
                     if operations.lock_pending(tx, operation_id):
-                        rules = load_rules(tx, self.settings)
-                        now = operation.created_at
-                        if isinstance(request, ConfirmPayment):
-                            result = settle_confirmed(tx, operation, request, answer, rules, now=now)
+                        result = decide(tx, operation, request, load_rules(tx, self.settings), now=now)
+                        if isinstance(result, BillingError):
+                            operations.fail(tx, operation_id, result, now=now)
                         else:
-                            result = USE_CASES[operation.kind](tx, operation, request, rules, now=now)
-                        operations.succeed(tx, operation_id, result=result, now=now)
+                            operations.succeed(tx, operation_id, result=result, now=now)
             except BillingError as refusal:
                 with self.database.transaction() as tx:
-                    if operations.fail(tx, operation_id, refusal, now=operation.created_at):
-                        payments.fail(tx, operation_id, refusal, at=operation.created_at)
+                    if operations.fail(tx, operation_id, refusal, now=now):
+                        payments.fail(tx, operation_id, refusal, at=now)
+            except ProviderDown as down:
+                with self.database.transaction() as tx:
+                    operations.wait(tx, operation_id, reason=str(down), base=timedelta(seconds=30), now=now)
         return self.operation(operation_id)
+
+    def _asked(self, operation: Operation, request: Any) -> UseCase:
+        """The use case; for those that ask a provider, or read a file, first, with the answer."""
+        sandbox = SandboxProvider(self.database)
+        if isinstance(request, ConfirmPayment):
+            with self.database.transaction() as tx:
+                record_intent(tx, operation, request, self.rules())
+            payment = sandbox.retrieve(request.external_payment_id)
+            return lambda tx, operation, request, rules, *, now: settle_confirmed(
+                tx, operation, request, payment, rules, now=now
+            )
+        if isinstance(request, ChargeInvoice):
+            with self.database.transaction() as tx:
+                attempt = record_attempt(tx, operation, request, self.rules())
+            answer = (
+                None if attempt is None else Answer(provider=attempt.provider, payment=sandbox.charge(attempt.request))
+            )
+            return lambda tx, operation, request, rules, *, now: settle_charged(
+                tx, operation, request, answer, rules, now=now
+            )
+        if isinstance(request, RefundPayment):
+            with self.database.transaction() as tx:
+                intent = record_refund(tx, operation, request, self.rules())
+            asked = intent.request
+            back = None if asked is None else give_back(self.provider or sandbox, asked, intent, now=utc_now())
+            return lambda tx, operation, request, rules, *, now: complete_refund(
+                tx, operation, request, back, rules, now=now
+            )
+        if isinstance(request, FollowRefunds):
+            made = (self.provider or sandbox).refunds_of(request.external_payment_id)
+            return lambda tx, operation, request, rules, *, now: follow_refunds(
+                tx, operation, request, made, rules, now=now
+            )
+        if isinstance(request, ImportBankStatement):
+            with self.database.transaction() as tx:
+                file = load_file(tx, operation, request, self.rules())
+            entries = parse(file.content, file.format)
+            return lambda tx, operation, request, rules, *, now: import_entries(
+                tx, operation, request, entries, rules, now=now
+            )
+        return USE_CASES[operation.kind]
 
     def ask(
         self, kind: OperationKind, request: Struct, *, account_id: UUID | None = None, by: UUID | None = None
@@ -187,14 +248,15 @@ class Office:
 
     def card_payment(self, who: Customer, invoice_id: UUID, name: str = "", **terms: Any) -> str:
         """What the sandbox's customer did at the provider: pay this invoice in full, except for `terms`."""
-        facts = {"succeeded": True, "amount_minor": 89_00, "currency": "USD"} | terms
+        facts = {"succeeded": True, "amount_minor": 89_00, "currency": "USD", "saves_card": None} | terms
         name = name or f"card-{new_id()}"
         with self.database.transaction() as tx:
             tx.execute(
                 """
                 INSERT INTO sandbox_payments (external_payment_id, account_id, invoice_id, succeeded, amount_minor,
-                                              currency)
-                VALUES (%(name)s, %(account_id)s, %(invoice_id)s, %(succeeded)s, %(amount_minor)s, %(currency)s)
+                                              currency, saves_card)
+                VALUES (%(name)s, %(account_id)s, %(invoice_id)s, %(succeeded)s, %(amount_minor)s, %(currency)s,
+                        %(saves_card)s)
                 """,
                 name=name,
                 account_id=who.account_id,
@@ -208,14 +270,16 @@ class Office:
         request = ConfirmPayment(invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id=payment)
         return self.accept(OperationKind.CONFIRM_PAYMENT, request, account_id=who.account_id, by=who.user_id)
 
-    def buy(self, who: Customer, plan: str = "starter", amount_minor: int = 89_00) -> UUID:
+    def buy(
+        self, who: Customer, plan: str = "starter", amount_minor: int = 89_00, *, saves_card: str | None = None
+    ) -> UUID:
         """Checkout, card payment, confirmation; the invoice."""
         invoice_id = self.open_invoice(who, plan, PaymentMethod.SANDBOX)
-        self.pay(who, invoice_id, amount_minor)
+        self.pay(who, invoice_id, amount_minor, saves_card=saves_card)
         return invoice_id
 
-    def pay(self, who: Customer, invoice_id: UUID, amount_minor: int = 89_00) -> None:
-        payment = self.card_payment(who, invoice_id, amount_minor=amount_minor)
+    def pay(self, who: Customer, invoice_id: UUID, amount_minor: int = 89_00, *, saves_card: str | None = None) -> None:
+        payment = self.card_payment(who, invoice_id, amount_minor=amount_minor, saves_card=saves_card)
         row = self.execute(self.confirmation(who, invoice_id, payment))
         assert row.status == "succeeded", row.problem
 
@@ -273,6 +337,39 @@ class Office:
         request = RecordPayment(invoice_id=invoice_id, **(facts | terms))
         return self.ask(OperationKind.RECORD_PAYMENT, request, account_id=who.account_id, by=self.admin_id)
 
+    def statement(self, content: bytes, kind: StatementFormat = StatementFormat.CAMT053) -> UUID:
+        """A bank's file was handed in; the import is accepted, not yet executed."""
+        statement_id = new_id()
+        request = ImportBankStatement(statement_id=statement_id)
+        operation_id = self.accept(OperationKind.IMPORT_BANK_STATEMENT, request, by=self.admin_id)
+        with self.database.transaction() as tx:
+            bank_statements.insert(
+                tx,
+                statement_id=statement_id,
+                operation_id=operation_id,
+                format=kind,
+                content=content,
+                content_hash=sha256(content).digest(),
+                uploaded_by=self.admin_id,
+            )
+        return operation_id
+
+    def application(self, who: Customer, payment_id: UUID, invoice_id: UUID, reason: str | None = None) -> UUID:
+        """Money that is here is for this invoice; accepted, not yet executed. reason: though it is another amount."""
+        request = ApplyPayment(payment_id=payment_id, invoice_id=invoice_id, override_reason=reason)
+        return self.accept(OperationKind.APPLY_PAYMENT, request, account_id=who.account_id, by=self.admin_id)
+
+    def do_what_was_scheduled(self) -> list[Row[Any]]:
+        """Execute what the system has asked for and is due, as the relay and a worker would."""
+        due = self.rows(
+            """
+            SELECT id FROM operations WHERE principal_kind = 'system' AND status = 'pending' AND next_send_at <= %(now)s
+            ORDER BY id
+            """,
+            now=self.now,
+        )
+        return [self.execute(row.id) for row in due]
+
     def assign(self, who: Customer, plan: str, *, at_period_end: bool = False) -> Row[Any]:
         request = AssignPlan(plan=plan, reason="a good customer", at_period_end=at_period_end)
         return self.ask(OperationKind.ASSIGN_PLAN, request, account_id=who.account_id, by=self.admin_id)
@@ -284,6 +381,33 @@ class Office:
     def reverse(self, who: Customer, seq: int) -> Row[Any]:
         request = ReverseCredits(seq=seq, reason="it failed")
         return self.ask(OperationKind.REVERSE_CREDITS, request, account_id=who.account_id, by=self.admin_id)
+
+    def refund(self, payment_id: UUID, amount_minor: int | None = None, **terms: Any) -> Row[Any]:
+        """Give all that is left back, or a part."""
+        return self.execute(self.refunding(payment_id, amount_minor, **terms))
+
+    def refunding(self, payment_id: UUID, amount_minor: int | None = None, **terms: Any) -> UUID:
+        """The same, accepted and not yet executed."""
+        facts: dict[str, Any] = {"reason": "unhappy"}
+        request = RefundPayment(payment_id=payment_id, amount_minor=amount_minor, **(facts | terms))
+        with self.database.transaction() as tx:
+            account_id = payments.get(tx, payment_id).account_id
+        return self.accept(OperationKind.REFUND_PAYMENT, request, account_id=account_id, by=self.admin_id)
+
+    def follow(self, external_payment_id: str, provider: PaymentMethod = PaymentMethod.SANDBOX) -> Row[Any]:
+        """The provider has news of this payment's refunds."""
+        return self.execute(self.following(external_payment_id, provider))
+
+    def following(self, external_payment_id: str, provider: PaymentMethod = PaymentMethod.SANDBOX) -> UUID:
+        """The same, noted and not yet executed."""
+        request = FollowRefunds(provider=provider, external_payment_id=external_payment_id)
+        operation_id = new_id()
+        with self.database.transaction() as tx:
+            paid = payments.succeeded_with(tx, provider, external_payment_id)
+            account_id = None if paid is None else paid.account_id
+            news = (operation_id, account_id, request, str(operation_id), self.now)
+            operations.schedule(tx, OperationKind.FOLLOW_REFUNDS, [news])
+        return operation_id
 
     def make_clock(self, now_at: datetime) -> UUID:
         clock_id = new_id()

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from typer.main import get_command
 
 from bench import report, spending_report
-from shared.config import PROJECT_DIR, Settings
+from shared.config import PROJECT_DIR, Settings, written
 from shared.db.checks import CHECKS
 from shared.embedded import servers
 from workers.cli import app
@@ -52,8 +52,13 @@ def table(text: str) -> list[list[str]]:
 def settings_table() -> str:
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        rows.append(f"| `{name.upper()}` | {shown(field.default)} | {field.description} |")
+        rows.append(f"| `{name.upper()}` | {cell(shown(field.default))} | {cell(field.description)} |")
     return "\n".join(rows)
+
+
+def cell(text: object) -> str:
+    """In a cell of a table, where a bar would end it."""
+    return str(text).replace("|", r"\|")
 
 
 def shown(default: object) -> str:
@@ -63,7 +68,7 @@ def shown(default: object) -> str:
         return "one for development"
     if isinstance(default, Path):
         return f"`{default.relative_to(PROJECT_DIR)}`"
-    return f"`{int(default) if isinstance(default, bool) else default}`"
+    return f"`{written(default)}`"
 
 
 def verbs_table() -> str:

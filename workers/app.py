@@ -13,7 +13,9 @@ app = make_celery(get_settings())
 app.conf.imports = (
     "workers.tasks.accounts",
     "workers.tasks.payments",
+    "workers.tasks.refunds",
     "workers.tasks.bank_transfers",
+    "workers.tasks.bank_statements",
     "workers.tasks.subscriptions",
     "workers.tasks.credits",
     "workers.tasks.operations",

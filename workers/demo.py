@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -22,6 +23,7 @@ from shared.db.engine import Database
 from shared.embedded import servers
 from shared.errors import BillingError
 from shared.ids import new_id
+from workers.local_stripe import LocalStripe
 from workers.stack import Stack, interruptible
 from workers.up import prepare
 
@@ -31,6 +33,9 @@ PATIENCE_SECONDS: Final = 30
 PASSWORD: Final = "a long passphrase for the demo"  # noqa: S105 - of accounts that the demo makes for itself
 START: Final = "2026-01-31T09:00:00Z"
 ZONE: Final = "Europe/Berlin"
+STATEMENT_COLUMNS: Final = (
+    "iban,booked_on,value_on,amount,currency,payer_name,payer_iban,reference,remittance,transaction_id"
+)
 
 
 class DemoFailed(BillingError):
@@ -44,6 +49,10 @@ class Client:
 
     def __init__(self, base_url: str) -> None:
         self._http = httpx.Client(base_url=f"{base_url}/api/v1", timeout=10)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
 
     def sign_up(self, name: str, *, test_clock_id: str | None = None) -> dict[str, Any]:
         """Create an account and sign in as its owner; what the signup operation answered."""
@@ -70,6 +79,22 @@ class Client:
         answer = self._answer(response)
         return self._result(response, answer) if response.status_code == httpx.codes.ACCEPTED else answer
 
+    def upload(self, path: str, content: bytes, media_type: str, **params: str) -> dict[str, Any]:
+        """The result of the work that a file starts."""
+        response = self._http.post(path, content=content, params=params, headers={"Content-Type": media_type})
+        return self._result(response, self._answer(response))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What whoever acts for this principal sends."""
+        return {"Authorization": self._http.headers["Authorization"]}
+
+    def outcome(self, path: str, body: dict[str, Any]) -> str:
+        """How accepted work ends: `succeeded`, or the code of the problem."""
+        response = self._http.post(path, json=body, headers={"Idempotency-Key": new_id().hex})
+        operation = self._finished(response, self._answer(response))
+        return "succeeded" if operation["status"] == "succeeded" else str(operation["problem"]["code"])
+
     def refused(self, path: str, body: dict[str, Any]) -> str:
         """The problem code with which the API refuses this."""
         response = self._http.post(path, json=body, headers={"Idempotency-Key": new_id().hex})
@@ -78,6 +103,13 @@ class Client:
         return str(response.json()["code"])
 
     def _result(self, response: httpx.Response, accepted: dict[str, Any]) -> dict[str, Any]:
+        operation = self._finished(response, accepted)
+        if operation["status"] != "succeeded":
+            raise DemoFailed(f"{operation['kind']} was refused: {operation['problem']}")
+        result: dict[str, Any] = operation["result"]
+        return result
+
+    def _finished(self, response: httpx.Response, accepted: dict[str, Any]) -> dict[str, Any]:
         headers = {"X-Poll-Token": accepted["poll_token"]} if accepted.get("poll_token") else {}
         location = httpx.URL(response.headers["Location"])
 
@@ -87,11 +119,7 @@ class Client:
             )
             return None if operation["status"] == "pending" else operation
 
-        operation = eventually(finished, f"operation {accepted['operation_id']} to finish")
-        if operation["status"] != "succeeded":
-            raise DemoFailed(f"{operation['kind']} was refused: {operation['problem']}")
-        result: dict[str, Any] = operation["result"]
-        return result
+        return eventually(finished, f"operation {accepted['operation_id']} to finish")
 
     @staticmethod
     def _answer(response: httpx.Response) -> dict[str, Any]:
@@ -138,9 +166,11 @@ def run_demo(settings: Settings) -> int:
     )
     started = monotonic()
     try:
-        with _running_system(demo_settings, console) as (stack, admin):
+        with _stripe(demo_settings) as stripe, _running_system(demo_settings, console, stripe) as (stack, admin):
             _card_customer(stack.url, timeline)
+            _stripe_customer(stack.url, admin, stripe, timeline)
             _bank_transfer_customer(stack.url, admin, timeline)
+            _bank_statement(stack.url, admin, timeline)
             _expired_trial(stack.url, admin, timeline)
             _month_ends(stack.url, admin, timeline)
             _check(stack.settings, timeline)
@@ -154,7 +184,19 @@ def run_demo(settings: Settings) -> int:
 
 
 @contextmanager
-def _running_system(settings: Settings, console: Console) -> Iterator[tuple[Stack, Client]]:
+def _stripe(settings: Settings) -> Iterator[LocalStripe | None]:
+    """A Stripe on this machine, where localstripe is installed, as it is for development."""
+    if find_spec("localstripe") is None:
+        yield None
+        return
+    logs = settings.data_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with LocalStripe(logs) as stripe:
+        yield stripe
+
+
+@contextmanager
+def _running_system(settings: Settings, console: Console, stripe: LocalStripe | None) -> Iterator[tuple[Stack, Client]]:
     """The whole system, with a display of its setting up, and an admin who has signed in."""
     email, password = f"admin-{new_id().hex[-12:]}@example.com", secrets.token_urlsafe(16)
     progress = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console)
@@ -165,8 +207,13 @@ def _running_system(settings: Settings, console: Console) -> Iterator[tuple[Stac
             progress.update(task, description="migrating the database")
             prepare(running, email, password)
             progress.update(task, description="starting API, workers, beat and relay")
-            with Stack(running, on_ready=lambda name: progress.console.print(f"  [dim]{name} is ready[/]")) as stack:
+            paid_by_card = running if stripe is None else stripe.settings(running)
+            with Stack(
+                paid_by_card, on_ready=lambda name: progress.console.print(f"  [dim]{name} is ready[/]")
+            ) as stack:
                 progress.stop()
+                if stripe is not None:
+                    stripe.send_webhooks_to(f"{stack.url}/api/v1/webhooks/stripe")
                 admin = Client(stack.url)
                 admin.log_in("/admin/auth/login", email, password)
                 yield stack, admin
@@ -212,6 +259,38 @@ def _card_customer(url: str, timeline: Timeline) -> None:
         timeline.says("a hold of one second expired", "a beat job released it, nobody asked")
 
 
+def _stripe_customer(url: str, admin: Client, stripe: LocalStripe | None, timeline: Timeline) -> None:
+    with timeline.chapter("Eve pays by card at Stripe, and leaves the card for renewals (test clock)"):
+        if stripe is None:
+            timeline.says("skipped", "localstripe, a Stripe on this machine, comes with requirements/dev.txt")
+            return
+        timeline.begins("Eve checks out")
+        clock = admin.post("/admin/test-clocks", {"name": "Eve's", "now_at": START})
+        eve = Client(url)
+        eve.sign_up("Eve", test_clock_id=clock["id"])
+        invoice_id = eve.post("/invoices", {"plan": "starter", "payment_method": "stripe"})["invoice_id"]
+        begun = eve.post(f"/invoices/{invoice_id}/checkout", {"save_payment_method": True})
+        timeline.says("checked out", f"her browser gets a client secret for {begun['external_payment_id']}")
+
+        timeline.begins("Eve's payment is told by webhook")
+        stripe.customer_pays(begun["external_payment_id"])
+        eventually(lambda: _is_paid(eve, invoice_id), "Stripe's webhook to settle the invoice")
+        timeline.says(
+            "paid", "the card never came here; Stripe's signed webhook had it confirmed, nobody asked for that"
+        )
+
+        timeline.begins("Eve's saved card pays the renewal")
+        admin.post(f"/admin/test-clocks/{clock['id']}/advance", {"to": "2026-03-01T00:00:00Z"})
+        renewal = next(item for item in eve.get("/invoices")["items"] if item["id"] != invoice_id)
+        eventually(lambda: _is_paid(eve, renewal["id"]), "a worker to charge the saved card")
+        _expect(eve.get("/account")["status"], "active")
+        timeline.says("renewed on 28 February", "a worker charged the saved card, without Eve")
+
+
+def _is_paid(customer: Client, invoice_id: str) -> bool | None:
+    return customer.get(f"/invoices/{invoice_id}")["status"] == "paid" or None
+
+
 def _bank_transfer_customer(url: str, admin: Client, timeline: Timeline) -> None:
     with timeline.chapter("Bob pays by bank transfer, an admin approves (wall clock)"):
         bob = Client(url)
@@ -242,6 +321,35 @@ def _bank_transfer_customer(url: str, admin: Client, timeline: Timeline) -> None
         )
         _expect(bob.get("/account")["status"], "active")
         timeline.says("approved", "the account is active on Growth with 2,000 more credits")
+
+
+def _bank_statement(url: str, admin: Client, timeline: Timeline) -> None:
+    with timeline.chapter("Fay's transfer stands on the bank's statement (wall clock)"):
+        timeline.begins("Fay announces a transfer")
+        fay = Client(url)
+        fay.sign_up("Fay")
+        opened = fay.post("/invoices", {"plan": "starter", "payment_method": "bank_transfer"})
+        invoice = fay.get(f"/invoices/{opened['invoice_id']}")
+        fay.post("/bank-transfers", {"invoice_id": invoice["id"], "payer_name": "Fay"})
+        timeline.says(f"announced USD 89.00 with the reference {invoice['reference']}")
+
+        timeline.begins("an admin hands the statement in")
+        iban, day = invoice["payment_instructions"]["iban"], "2026-02-03"
+        entries = (
+            f"{iban},{day},{day},89.00,USD,Fay,,{invoice['reference']},,{new_id().hex}",
+            f"{iban},{day},{day},42.00,USD,Somebody,,,thank you,{new_id().hex}",
+            f"{iban},{day},{day},-4.50,USD,,,,account fee,{new_id().hex}",
+        )
+        statement = "\n".join((STATEMENT_COLUMNS, *entries)).encode()
+        imported = admin.upload("/admin/bank-statements", statement, "text/csv", format="csv")
+        _expect((imported["new"], imported["settling"], imported["unapplied"]), (3, 1, 1))
+        eventually(lambda: _is_paid(fay, invoice["id"]), "the statement to settle the invoice")
+        _expect(fay.get("/account")["status"], "active")
+        timeline.says("statement imported", "Fay's invoice is paid and her transfer approved, nobody typed anything")
+        timeline.says("USD 42.00 of somebody wait on the list of unapplied money", "until an admin has decided")
+        again = admin.upload("/admin/bank-statements", statement, "text/csv", format="csv")
+        _expect((again["new"], again["settling"]), (0, 0))
+        timeline.says("the same file again changes nothing")
 
 
 def _expired_trial(url: str, admin: Client, timeline: Timeline) -> None:

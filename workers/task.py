@@ -19,12 +19,12 @@ from msgspec import Struct
 
 from shared.broker import TASK_TIME_LIMIT_SECONDS
 from shared.clock import monotonic, utc_now
-from shared.db import account_state, job_runs, operations, payments
+from shared.db import account_state, job_runs, operations
 from shared.db.engine import Tx, with_retries
 from shared.db.plans import load_rules
 from shared.domain.operation import Operation, OperationKind, OperationStatus
 from shared.domain.plan import Rules
-from shared.errors import BillingError, FutureInstant
+from shared.errors import BillingError, FutureInstant, ProviderDown
 from shared.messages import Job
 from workers.app import app
 from workers.runtime import runtime
@@ -32,10 +32,12 @@ from workers.runtime import runtime
 __all__ = ["Pass", "Tx", "job_task", "operation_task", "run_job", "timed_job", "two_step_operation_task"]
 
 R = TypeVar("R", bound=Struct)
+Intent = TypeVar("Intent")
 T = TypeVar("T")
 
 BillingTask: TypeAlias = "Task[Any, Any]"
-Handler = Callable[..., dict[str, Any]]
+Handler = Callable[..., dict[str, Any] | BillingError]
+Refused = Callable[[Tx, Operation, BillingError], None]
 Pass = Callable[[Tx, Rules, datetime, int], int]
 
 # A job that is not through by then hands over to a message of its own: no task comes near its time limit.
@@ -49,10 +51,15 @@ class WorkersLostError(Exception):
     """An operation that kills its workers: it is given up like any other that keeps failing."""
 
 
+def nothing_else(_tx: Tx, _operation: Operation, _refusal: BillingError) -> None:
+    """What most operations leave to do when they are refused."""
+
+
 def operation_task(kind: OperationKind, request_type: type[R], handler: Handler) -> BillingTask:
     """Register the task that executes operations of one kind in one transaction.
 
-    handler: (tx, operation, request, rules, *, now) -> result; a use case.
+    handler: (tx, operation, request, rules, *, now) -> result; a use case. A refusal that it raises undoes what it
+    wrote; one that it returns keeps that.
     """
 
     def work(operation: Operation, request: R) -> None:
@@ -69,22 +76,23 @@ def two_step_operation_task(
     kind: OperationKind,
     request_type: type[R],
     *,
-    record: Callable[[Tx, Operation, R, Rules], None],
-    ask: Callable[[R], T],
-    complete: Callable[..., dict[str, Any]],
+    record: Callable[[Tx, Operation, R, Rules], Intent],
+    ask: Callable[[Intent], T],
+    complete: Handler,
+    refused: Refused = nothing_else,
 ) -> BillingTask:
     """Register a task that asks somebody else in between: intent, question, and what follows from the answer.
 
-    record and complete run in a transaction each; `ask` runs in none.
+    record and complete run in a transaction each; `ask` runs in none and gets what `record` returned. refused: what a
+    refusal that was raised does to the intent, in the transaction that writes it down.
     """
 
     def work(operation: Operation, request: R) -> None:
-        def note() -> None:
+        def note() -> Intent:
             with runtime().database.transaction() as tx:
-                record(tx, operation, request, load_rules(tx, runtime().settings))
+                return record(tx, operation, request, load_rules(tx, runtime().settings))
 
-        with_retries(note)
-        answer = ask(request)
+        answer = ask(with_retries(note))
         with_retries(
             lambda: _in_transaction(
                 operation,
@@ -92,7 +100,7 @@ def two_step_operation_task(
             )
         )
 
-    return _register(kind, request_type, work)
+    return _register(kind, request_type, work, refused)
 
 
 def job_task(job: Job, one_pass: Pass) -> BillingTask:
@@ -177,7 +185,9 @@ def parse_as_of(text: str | None) -> datetime | None:
     return as_of
 
 
-def _register(kind: OperationKind, request_type: type[R], work: Callable[[Operation, R], None]) -> BillingTask:
+def _register(
+    kind: OperationKind, request_type: type[R], work: Callable[[Operation, R], None], refused: Refused = nothing_else
+) -> BillingTask:
     @app.task(
         name=kind.task_name,
         ignore_result=True,
@@ -186,14 +196,15 @@ def _register(kind: OperationKind, request_type: type[R], work: Callable[[Operat
     )
     def run(operation_id: str, **_: Any) -> None:
         with structlog.contextvars.bound_contextvars(operation_id=operation_id):
-            _execute(UUID(operation_id), request_type, work)
+            _execute(UUID(operation_id), request_type, work, refused)
 
     return run
 
 
-def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operation, R], None]) -> None:
+def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operation, R], None], refused: Refused) -> None:
     """Count the attempt, work, and record how it ended. Nothing raised here is for Celery to retry."""
     database, settings = runtime().database, runtime().settings
+    base = timedelta(seconds=settings.relay_backoff_seconds)
 
     def begin() -> Operation | None:
         with database.transaction() as tx:
@@ -208,6 +219,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
             _require_attempts_left(operation, settings.operation_max_attempts)
             _apply_what_is_due(operation)
             work(operation, msgspec.convert(operation.payload, request_type))
+            _go_on_with_test_clock(operation)
             log.info("operation_executed", attempts=operation.attempts)
         except BillingError as error:
             refusal = error  # `error` is unbound when its clause ends
@@ -215,10 +227,19 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
             def refuse() -> None:
                 with database.transaction() as tx:
                     if operations.fail(tx, operation_id, refusal, now=utc_now()):
-                        payments.fail(tx, operation_id, refusal, at=operation.created_at)
+                        refused(tx, operation, refusal)
 
             with_retries(refuse)
             log.info("operation_refused", code=error.code)
+        except ProviderDown as error:
+            reason = str(error)
+
+            def ask_later() -> None:
+                with database.transaction() as tx:
+                    operations.wait(tx, operation_id, reason=reason, base=base, now=utc_now())
+
+            with_retries(ask_later)
+            log.warning("provider_down", error=reason)
         except Exception as error:  # unexpected: kept for an admin, retried a few times
             failure = error
 
@@ -230,7 +251,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
                         attempts=operation.attempts,
                         max_attempts=settings.operation_max_attempts,
                         error=f"{type(failure).__name__}: {failure}",
-                        base=timedelta(seconds=settings.relay_backoff_seconds),
+                        base=base,
                         now=utc_now(),
                     )
 
@@ -250,14 +271,30 @@ def _apply_what_is_due(operation: Operation) -> None:
     with_retries(catch_up)
 
 
+def _go_on_with_test_clock(operation: Operation) -> None:
+    """What waited for this operation on a test clock, which no job looks at, happens now."""
+
+    def catch_up() -> None:
+        with runtime().database.transaction() as tx:
+            account_id, now = operation.account_id, utc_now()
+            if account_id is not None and account_state.is_due(tx, account_id, now=now, on_test_clock=True):
+                account_state.catch_up(tx, account_id, load_rules(tx, runtime().settings), now=now)
+
+    with_retries(catch_up)
+
+
 def _require_attempts_left(operation: Operation, limit: int) -> None:
     """Attempts are counted before the work, so one that took its worker with it was counted too."""
     if operation.attempts > limit:
         raise WorkersLostError(f"{operation.attempts - 1} attempts ended, and the last one without a word")
 
 
-def _in_transaction(operation: Operation, decide: Callable[[Tx, Rules], dict[str, Any]]) -> None:
+def _in_transaction(operation: Operation, decide: Callable[[Tx, Rules], dict[str, Any] | BillingError]) -> None:
     with runtime().database.transaction() as tx:
         if operations.lock_pending(tx, operation.id):
-            result = decide(tx, load_rules(tx, runtime().settings))
-            operations.succeed(tx, operation.id, result=result, now=utc_now())
+            answer = decide(tx, load_rules(tx, runtime().settings))
+            if isinstance(answer, BillingError):
+                operations.fail(tx, operation.id, answer, now=utc_now())
+                log.info("operation_refused", code=answer.code)
+            else:
+                operations.succeed(tx, operation.id, result=answer, now=utc_now())

@@ -5,6 +5,7 @@ from api.accept import Accepted, accept
 from api.access import ADMIN, Admin, Customer, Permission, customer
 from api.routing import ACCEPTED, Routes
 from api.schemas import AdminBankTransferDocument, BankTransferDocument, Page
+from shared.clock import utc_now
 from shared.db import bank_transfers, invoices
 from shared.db.engine import Tx
 from shared.domain.account import Action
@@ -63,7 +64,9 @@ def read_bank_transfer(tx: Tx, principal: Customer, path: schemas.BankTransferPa
 @admin_routes.handle("GET", "/admin/bank-transfers", needs=ADMIN, answer=Page[AdminBankTransferDocument])
 def list_bank_transfers_by_status(tx: Tx, query: schemas.BankTransferQuery) -> Page[AdminBankTransferDocument]:
     """Everybody's bank transfers of one status, with what each invoice expects."""
-    rows = bank_transfers.page_by_status(tx, query.status, before=paging.id_before(query.cursor), limit=query.limit + 1)
+    rows = bank_transfers.page_by_status(
+        tx, query.status, before=paging.id_before(query.cursor), limit=query.limit + 1, now=utc_now()
+    )
     return paging.page(Page[AdminBankTransferDocument], rows, AdminBankTransferDocument.of, limit=query.limit)
 
 

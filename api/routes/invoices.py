@@ -1,30 +1,27 @@
 """Invoices: checkout, and what is owed with how to pay it."""
 
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
-from segno import helpers
 from sqlalchemy import Row
 
 from api import paging, schemas
 from api.accept import Accepted, accept
 from api.access import Customer, Permission, customer
 from api.routing import ACCEPTED, Routes
-from api.schemas import InvoiceDocument, Page, PayableInvoiceDocument, PaymentInstructions
+from api.schemas import CheckoutDocument, InvoiceDocument, Page, PayableInvoiceDocument, PaymentInstructions
 from api.services import services
+from shared.clock import utc_now
 from shared.config import Settings
-from shared.db import invoices
+from shared.db import accounts, charges, checkouts, invoices, users
 from shared.db.engine import Tx
 from shared.domain.account import Action
-from shared.domain.invoice import InvoiceStatus, PaymentMethod
+from shared.domain.epc import epc_code
+from shared.domain.invoice import InvoiceStatus, PaymentMethod, invoice_number
 from shared.domain.operation import OperationKind
+from shared.domain.payment import Checkout, CheckoutRequest
 from shared.domain.requests import OpenInvoice
-from shared.errors import Forbidden
+from shared.errors import Forbidden, InvoiceNotOpen
 from shared.providers import provider_for
-
-EPC_CURRENCY: Final = "EUR"
-EPC_NAME_LENGTH: Final = 70
-EPC_MAX_AMOUNT_MINOR: Final = 99_999_999_999
 
 routes = Routes("invoices", about="Checkout, and what is owed.")
 
@@ -68,6 +65,79 @@ def read_invoice(tx: Tx, principal: Customer, path: schemas.InvoicePath) -> Paya
     )
 
 
+@routes.handle(
+    "POST",
+    "/invoices/<uuid:invoice_id>/checkout",
+    needs=customer(Permission.BILLING_PAY, Action.PAY),
+    answer=CheckoutDocument,
+)
+def check_out(principal: Customer, path: schemas.InvoicePath, body: schemas.CheckoutBody) -> CheckoutDocument:
+    """Begin to pay an open invoice; again, it goes on with the same payment. The card's data never come here."""
+    with services().database.transaction() as tx:
+        row = invoices.get(tx, principal.account_id, path.invoice_id)
+    if row.status != InvoiceStatus.OPEN:
+        raise InvoiceNotOpen("the invoice is paid or void", invoice_id=str(row.id))
+    method = body.payment_method or PaymentMethod(row.payment_method or PaymentMethod.BANK_TRANSFER)
+    if method is PaymentMethod.BANK_TRANSFER:
+        return _checkout_document(row, method, payment_instructions=_instructions(row, services().settings))
+    require_provider(method)
+    checkout = _begin_payment(row, method, save_payment_method=body.save_payment_method)
+    return _checkout_document(
+        row,
+        method,
+        external_payment_id=checkout.external_payment_id,
+        client_secret=checkout.client_secret,
+        publishable_key=services().settings.stripe_publishable_key,
+    )
+
+
+def _begin_payment(row: Row[Any], method: PaymentMethod, *, save_payment_method: bool) -> Checkout:
+    """Ask the provider, outside of any transaction; what it begins is looked into whatever becomes of the browser."""
+    database = services().database
+    provider = provider_for(method, services().settings, database)
+    with database.transaction() as tx:
+        known = charges.customer(tx, row.account_id, method)
+        continues = checkouts.of_invoice(tx, row.id, method)
+        name, email = accounts.get(tx, row.account_id).name, users.owner_email(tx, row.account_id)
+    customer_ref = provider.customer(row.account_id, name, email or "") if known is None else known.customer_ref
+    with database.transaction() as tx:
+        customer_ref = charges.save_customer(tx, row.account_id, method, customer_ref)
+    checkout = provider.checkout(
+        CheckoutRequest(
+            account_id=row.account_id,
+            invoice_id=row.id,
+            invoice_number=_number(row),
+            amount_minor=row.amount_minor,
+            currency=row.currency,
+            customer_ref=customer_ref,
+            save_payment_method=save_payment_method,
+            continues=continues,
+        )
+    )
+    with database.transaction() as tx:
+        checkouts.open_checkout(
+            tx,
+            method,
+            checkout.external_payment_id,
+            account_id=row.account_id,
+            invoice_id=row.id,
+            saves_method=save_payment_method,
+            now=utc_now(),
+        )
+    return checkout
+
+
+def _checkout_document(row: Row[Any], method: PaymentMethod, **ways: Any) -> CheckoutDocument:
+    return CheckoutDocument(
+        invoice_id=row.id,
+        payment_method=method,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        due_at=row.due_at,
+        **ways,
+    )
+
+
 def require_provider(method: PaymentMethod) -> None:
     """Raises Forbidden for what is an admin's to say, ProviderUnavailable for what cannot be confirmed here."""
     if method is PaymentMethod.MANUAL:
@@ -80,10 +150,18 @@ def _document(row: Row[Any]) -> InvoiceDocument:
 
 
 def _number(row: Row[Any]) -> str:
-    return f"{row.number_year}-{row.number:08d}"
+    return invoice_number(row.number_year, row.number)
 
 
 def _instructions(row: Row[Any], settings: Settings) -> PaymentInstructions:
+    code = epc_code(
+        beneficiary=settings.seller_name,
+        iban=settings.seller_iban,
+        bic=settings.seller_bic,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        reference=row.reference,
+    )
     return PaymentInstructions(
         beneficiary=settings.seller_name,
         iban=settings.seller_iban,
@@ -91,19 +169,5 @@ def _instructions(row: Row[Any], settings: Settings) -> PaymentInstructions:
         amount_minor=row.amount_minor,
         currency=row.currency,
         reference=row.reference,
-        epc_qr_svg=_epc_qr_svg(row, settings),
+        epc_qr_svg=None if code is None else code.svg_inline(scale=4),
     )
-
-
-def _epc_qr_svg(row: Row[Any], settings: Settings) -> str | None:
-    """The QR code that banking apps read, which knows euros alone."""
-    if row.currency != EPC_CURRENCY or row.amount_minor > EPC_MAX_AMOUNT_MINOR:
-        return None
-    code = helpers.make_epc_qr(
-        name=settings.seller_name[:EPC_NAME_LENGTH],
-        iban=settings.seller_iban,
-        bic=settings.seller_bic,
-        amount=Decimal(row.amount_minor) / 100,
-        reference=row.reference,
-    )
-    return code.svg_inline(scale=4)

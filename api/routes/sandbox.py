@@ -32,6 +32,7 @@ def pay_in_sandbox(tx: Tx, principal: Customer, body: schemas.SandboxOutcomeBody
         external_payment_id=external_payment_id,
         invoice=invoices.get(tx, principal.account_id, body.invoice_id),
         succeeded=body.outcome is SandboxOutcome.SUCCEEDED,
+        saves_card=body.saves_card,
     )
     return SandboxPaymentDocument(external_payment_id=external_payment_id, outcome=body.outcome)
 

@@ -13,14 +13,22 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from shared.db import events, invoices, operations
+from shared.db import charges, events, invoices, operations
 from shared.db.bulk import changed_fields, columns, delete_many, insert_many, update_many
 from shared.db.engine import Tx
 from shared.domain.account import Account, AccountState
 from shared.domain.credits import CreditGrant
 from shared.domain.invoice import Invoice
-from shared.domain.lifecycle import Transition, access_ends_at, acted, advance, low_credits, next_transition
-from shared.domain.operation import Operation
+from shared.domain.lifecycle import (
+    Transition,
+    access_ends_at,
+    acted,
+    advance,
+    advance_to_charge,
+    low_credits,
+    next_transition,
+)
+from shared.domain.operation import SCHEDULED, Operation
 from shared.domain.plan import Rules
 from shared.domain.subscription import Period, Subscription
 from shared.errors import NotFound
@@ -105,6 +113,7 @@ ACCOUNT_TYPES: Final = {
     "status_reason": "text",
     "payment_method": "text",
     "external_payment_id": "text",
+    "saved_payment_method": "text",
     "balance_credits": "bigint",
     "ledger_seq": "bigint",
     "acted_at": "timestamptz",
@@ -139,30 +148,45 @@ def open_account(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> Op
     """
     if not lock(tx, [account_id]):
         raise NotFound("no such account")
-    now = now_for(tx, account_id, now)
+    return _open(tx, account_id, rules, now=now_for(tx, account_id, now))
+
+
+def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: datetime) -> OpenedAccount:
+    """`open_account` for the account that an operation is about. Raises NotFound.
+
+    What was scheduled for an instant of the account happens then, wherever its test clock stands by now.
+    """
+    if operation.account_id is None:
+        raise NotFound("the operation names no account")
+    if operation.kind not in SCHEDULED:
+        return open_account(tx, operation.account_id, rules, now=now)
+    if not lock(tx, [operation.account_id]):
+        raise NotFound("no such account")
+    return _open(tx, operation.account_id, rules, now=now)
+
+
+def _open(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> OpenedAccount:
     (loaded,) = load(tx, [account_id], as_of=now)
     now = max(now, loaded.account.acted_at)
     return OpenedAccount(loaded, acted(advance(loaded, rules, as_of=now), now), now)
 
 
-def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: datetime) -> OpenedAccount:
-    """`open_account` for the account that an operation is about. Raises NotFound."""
-    if operation.account_id is None:
-        raise NotFound("the operation names no account")
-    return open_account(tx, operation.account_id, rules, now=now)
+def is_due(tx: Tx, account_id: UUID, *, now: datetime, on_test_clock: bool = False) -> bool:
+    """Whether something is due at the account's instant. Not of a parked one, until somebody has looked at it.
 
-
-def is_due(tx: Tx, account_id: UUID, *, now: datetime) -> bool:
-    """Whether something is due at the account's instant. Not of a parked one, until somebody has looked at it."""
+    on_test_clock: of accounts on a test clock alone.
+    """
     due: bool = tx.scalar(
         """
         SELECT EXISTS (
             SELECT FROM accounts
             WHERE id = %(id)s AND next_transition_at <= account_now(id, %(now)s) AND parked_at IS NULL
+              AND (test_clock_id IS NOT NULL OR NOT %(on_test_clock)s)
         )
         """,
         id=account_id,
         now=now,
+        on_test_clock=on_test_clock,
     )
     return due
 
@@ -177,7 +201,7 @@ def catch_up(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> None:
         now = now_for(tx, account_id, now)
         as_of = min(now, operations.waiting_since(tx, [account_id]).get(account_id, now))
         (loaded,) = load(tx, [account_id], as_of=as_of)
-        write(tx, [Change(loaded, advance(loaded, rules, as_of=as_of))], rules)
+        write(tx, [Change(loaded, advance_to_charge(loaded, rules, as_of=as_of))], rules)
 
 
 def now_for(tx: Tx, account_id: UUID, now: datetime) -> datetime:
@@ -328,6 +352,7 @@ def write(tx: Tx, changes: Sequence[Change], rules: Rules) -> None:
     invoices.update(tx, changed_invoices)
     events.insert(tx, [event for state in decided for event in state.events])
     invoices.number_and_insert(tx, new_invoices)
+    charges.schedule(tx, [charge for state in decided for charge in state.charges], rules)
 
 
 def park(tx: Tx, account_id: UUID, *, at: datetime, reason: str) -> None:

@@ -65,6 +65,14 @@ def lock(tx: Tx, account_id: UUID, bank_transfer_id: UUID) -> Row[Any]:
     return row
 
 
+def lock_pending(tx: Tx, invoice_id: UUID) -> Row[Any] | None:
+    """The transfer for this invoice that waits for a decision, locked."""
+    return tx.maybe(
+        "SELECT * FROM bank_transfers WHERE invoice_id = %(invoice_id)s AND status = 'pending' FOR UPDATE",
+        invoice_id=invoice_id,
+    )
+
+
 def approve(tx: Tx, request: ApproveBankTransfer, *, payment_id: UUID, decided_by: UUID, at: datetime) -> None:
     """Write the decision that the money came."""
     tx.execute(
@@ -127,11 +135,18 @@ def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[
     )
 
 
-def page_by_status(tx: Tx, status: BankTransferStatus, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
-    """Everybody's transfers of one status with what each should bring, newest first; for admins."""
+def page_by_status(
+    tx: Tx, status: BankTransferStatus, *, before: UUID, limit: int, now: datetime
+) -> Sequence[Row[Any]]:
+    """Everybody's transfers of one status with what each should bring, newest first; for admins.
+
+    age_days: whole days from the submission to the account's now.
+    """
     return tx.rows(
         """
-        SELECT t.*, i.amount_minor, i.currency, i.reference FROM bank_transfers t
+        SELECT t.*, i.amount_minor, i.currency, i.reference, i.due_at, i.status AS invoice_status,
+               floor(extract(epoch FROM account_now(t.account_id, %(now)s) - t.submitted_at) / 86400)::int AS age_days
+        FROM bank_transfers t
         JOIN invoices i ON i.id = t.invoice_id
         WHERE t.status = %(status)s AND t.id < %(before)s
         ORDER BY t.id DESC LIMIT %(limit)s
@@ -139,4 +154,5 @@ def page_by_status(tx: Tx, status: BankTransferStatus, *, before: UUID, limit: i
         status=str(status),
         before=before,
         limit=limit,
+        now=now,
     )

@@ -21,6 +21,25 @@ def insert_many(tx: Tx, table: str, types: Mapping[str, str], rows: Sequence[obj
         tx.copy(f"COPY {table} ({', '.join(types)}) FROM STDIN (FORMAT BINARY)", types, map(attrgetter(*types), rows))
 
 
+def insert_new(
+    tx: Tx, table: str, types: Mapping[str, str], rows: Sequence[object], *, conflict: str, key: str
+) -> set[Any]:
+    """Insert those of `rows` that are new; the values that they have in column `key`.
+
+    conflict: what `ON CONFLICT` names: the unique columns by which a row is known. Rows are inserted in the order of
+    `key`, so that two transactions with the same rows wait for each other in one order.
+    """
+    if not rows:
+        return set()
+    columns = ", ".join(types)
+    inserted = tx.rows(
+        f"INSERT INTO {table} ({columns}) SELECT {columns} FROM unnest({_placeholders(types)}) AS v ({columns}) "  # noqa: S608
+        f"ORDER BY {key} ON CONFLICT {conflict} DO NOTHING RETURNING {key}",
+        **_columns(types, rows),
+    )
+    return {row[0] for row in inserted}
+
+
 def update_many(
     tx: Tx,
     table: str,

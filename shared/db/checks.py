@@ -15,13 +15,14 @@ from msgspec import Struct
 from sqlalchemy import Row
 
 from shared.config import Settings, get_settings
-from shared.db import account_state
+from shared.db import account_state, bank_statements
 from shared.db.engine import Tx
 from shared.db.plans import load_rules
 from shared.domain.account import AccountState
 from shared.domain.calendar import boundary
 from shared.domain.invoice import creditor_reference
 from shared.domain.lifecycle import access_ends_at, low_credits, next_transition
+from shared.domain.matching import references_in
 from shared.domain.plan import Rules
 from shared.domain.subscription import Subscription, SubscriptionStatus
 from shared.errors import BillingError
@@ -230,6 +231,43 @@ def _expected_period(sub: Subscription) -> tuple[datetime, datetime]:
         boundary(*terms, sub.period_index, sub.time_zone),
         boundary(*terms, sub.period_index + 1, sub.time_zone),
     )
+
+
+def _money_that_went_back(tx: Tx, _rules: Rules) -> Iterator[Broken]:
+    """Entries that undo something, by a reference of ours. A refund that covers it, or was made anew, settles that."""
+    sql = """
+        SELECT * FROM bank_entries e
+        WHERE id > %(after)s AND (amount_minor < 0 OR returned AND EXISTS (
+            SELECT FROM payments p
+            WHERE p.bank_entry_id = e.id AND p.unapplied_reason IS NOT NULL AND p.refunded_minor < p.amount_minor
+        ))
+        ORDER BY id LIMIT %(limit)s
+        """
+    for rows in _chunks(tx, sql):
+        named = {row.id: references_in(bank_statements.entry_of(row)) for row in rows}
+        refunds = {
+            row.reference: row
+            for row in tx.rows(
+                """
+                SELECT i.reference, i.id AS invoice_id, i.account_id,
+                       coalesce(sum(p.refunded_minor), 0)::bigint AS refunded_minor
+                FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id
+                WHERE i.reference = ANY (%(references)s) GROUP BY i.id
+                """,
+                references=sorted({reference for references in named.values() for reference in references}),
+            )
+        }
+        for row in rows:
+            for invoice in (refunds[reference] for reference in named[row.id] if reference in refunds):
+                if row.amount_minor > 0 or invoice.refunded_minor < -row.amount_minor:
+                    yield {
+                        "bank_entry_id": row.id,
+                        "account_id": invoice.account_id,
+                        "invoice_id": invoice.invoice_id,
+                        "amount_minor": row.amount_minor,
+                        "currency": row.currency,
+                        "booked_on": row.booked_on,
+                    }
 
 
 # --- the rules --------------------------------------------------------------------------------
@@ -675,12 +713,26 @@ CHECKS: Final = (
     ),
     Check(
         name="row_reversed_once",
-        rule="A row of the ledger is reversed once.",
+        rule="A row of the ledger is reversed once by an admin, and once by each refund.",
         sql="""
             SELECT account_id, reverses_seq, count(*) AS reversals FROM credit_transactions
-            WHERE reverses_seq IS NOT NULL GROUP BY account_id, reverses_seq HAVING count(*) > 1
+            WHERE reverses_seq IS NOT NULL
+            GROUP BY account_id, reverses_seq, CASE WHEN source = 'payment' THEN idempotency_key END
+            HAVING count(*) > 1
             """,
         repair="Adjust the balance by what the later reversal moved, with the reason.",
+    ),
+    Check(
+        name="seed_reversed_within_its_amount",
+        rule="Of what a row gave, all its reversals together take no more than that.",
+        sql="""
+            SELECT t.account_id, t.seq, t.grant_id, t.amount, -sum(r.amount)::bigint AS reversed_credits
+            FROM credit_transactions r
+            JOIN credit_transactions t ON t.account_id = r.account_id AND t.seq = r.reverses_seq AND t.amount > 0
+            WHERE r.kind = 'reverse'
+            GROUP BY t.account_id, t.seq, t.grant_id, t.amount HAVING -sum(r.amount) > t.amount
+            """,
+        repair="Give back what was taken too much with an adjustment and its reason; the rows themselves stay.",
     ),
     Check(
         name="credits_event_once_per_month",
@@ -693,12 +745,19 @@ CHECKS: Final = (
     ),
     Check(
         name="event_is_about_its_account",
-        rule="What an event is about belongs to the account that it tells of.",
+        rule="What an event is about belongs to the account that it tells of; unapplied money may since have been "
+        "applied to another one.",
         sql="""
             SELECT e.id AS event_id, e.account_id, e.kind, e.subject_id FROM events e
             WHERE NOT CASE split_part(e.kind, '.', 1)
                 WHEN 'payment' THEN
-                    EXISTS (SELECT FROM payments p WHERE p.id = e.subject_id AND p.account_id = e.account_id)
+                    EXISTS (SELECT FROM payments p WHERE p.id = e.subject_id AND (
+                        p.account_id = e.account_id
+                        OR e.kind = 'payment.unapplied' AND EXISTS (
+                            SELECT FROM invoices i
+                            WHERE i.id::text = e.data ->> 'invoice_id' AND i.account_id = e.account_id
+                        )
+                    ))
                 WHEN 'bank_transfer' THEN
                     EXISTS (SELECT FROM bank_transfers b WHERE b.id = e.subject_id AND b.account_id = e.account_id)
                 ELSE EXISTS (SELECT FROM subscriptions s WHERE s.id = e.subject_id AND s.account_id = e.account_id)
@@ -815,10 +874,10 @@ CHECKS: Final = (
     ),
     Check(
         name="paid_invoice_has_one_payment",
-        rule="A paid invoice has exactly one payment that succeeded.",
+        rule="A paid invoice is covered by exactly one payment that succeeded and was applied to it.",
         sql="""
             SELECT i.id AS invoice_id, i.account_id, count(p.id) AS succeeded_payments
-            FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.status = 'succeeded'
+            FROM invoices i LEFT JOIN payments p ON p.invoice_id = i.id AND p.applied_at IS NOT NULL
             WHERE i.status = 'paid'
             GROUP BY i.id HAVING count(p.id) <> 1
             """,
@@ -826,25 +885,29 @@ CHECKS: Final = (
     ),
     Check(
         name="succeeded_payment_paid_its_invoice",
-        rule="A payment that succeeded has paid its invoice.",
+        rule="A payment that succeeded was applied and has paid its invoice, or it is unapplied and says why.",
         sql="""
             SELECT p.id AS payment_id, p.account_id, p.invoice_id, i.status AS invoice_status
             FROM payments p LEFT JOIN invoices i ON i.id = p.invoice_id
-            WHERE p.status = 'succeeded' AND i.status IS DISTINCT FROM 'paid'
+            WHERE p.status = 'succeeded' AND (
+                p.unapplied_reason IS NULL AND (i.status IS DISTINCT FROM 'paid' OR p.applied_at IS NULL)
+                OR p.unapplied_reason IS NOT NULL AND p.applied_at IS NOT NULL
+            )
             """,
-        repair="The money is there: give the customer what was paid for, or refund it and set the payment failed.",
+        repair="The money is there: give the customer what was paid for, or list it by its unapplied_reason.",
     ),
     Check(
         name="payment_matches_its_invoice",
-        rule="A payment that succeeded has its invoice's amount, currency, method and instant; a bank transfer may "
-        "differ in amount and currency where an admin stated why.",
+        rule="A payment that was applied has its invoice's amount, currency, method and instant; amount and currency "
+        "may differ where an admin stated why.",
         sql="""
-            SELECT p.id AS payment_id, p.invoice_id, p.amount_minor, p.currency, p.provider, p.confirmed_at,
+            SELECT p.id AS payment_id, p.invoice_id, p.amount_minor, p.currency, p.provider, p.applied_at,
                    i.amount_minor AS invoice_amount_minor, i.currency AS invoice_currency, i.payment_method, i.paid_at
             FROM payments p JOIN invoices i ON i.id = p.invoice_id AND i.status = 'paid'
-            WHERE p.status = 'succeeded' AND (
-                (p.provider, p.confirmed_at) IS DISTINCT FROM (i.payment_method, i.paid_at)
-                OR ((p.amount_minor, p.currency) IS DISTINCT FROM (i.amount_minor, i.currency) AND NOT EXISTS (
+            WHERE p.applied_at IS NOT NULL AND (
+                (p.provider, p.applied_at) IS DISTINCT FROM (i.payment_method, i.paid_at)
+                OR ((p.amount_minor, p.currency) IS DISTINCT FROM (i.amount_minor, i.currency)
+                    AND p.override_reason IS NULL AND NOT EXISTS (
                     SELECT FROM bank_transfers b WHERE b.payment_id = p.id AND b.override_reason IS NOT NULL
                 ))
             )
@@ -862,13 +925,77 @@ CHECKS: Final = (
     ),
     Check(
         name="payment_intent_answered",
-        rule="No payment still waits for an answer when its operation has ended.",
+        rule="No payment still waits for an answer when its operation has ended; but for an attempt at a saved card "
+        "that the provider has not decided yet.",
         sql="""
             SELECT p.id AS payment_id, p.account_id, p.operation_id, o.status AS operation_status
             FROM payments p JOIN operations o ON o.id = p.operation_id
             WHERE p.status = 'pending' AND o.status IN ('succeeded', 'failed')
+              AND (p.attempt IS NULL OR p.external_payment_id IS NULL)
             """,
         repair="Ask the provider. Settle the invoice if the money is there; else set the payment failed.",
+    ),
+    Check(
+        name="saved_method_can_be_charged",
+        rule="An account whose renewals are charged has a saved payment method at that provider.",
+        sql="""
+            SELECT a.id AS account_id, a.saved_payment_method
+            FROM accounts a LEFT JOIN provider_customers c
+                ON c.account_id = a.id AND c.provider = a.saved_payment_method
+            WHERE a.saved_payment_method IS NOT NULL AND c.payment_method_ref IS NULL
+            """,
+        repair="UPDATE accounts SET saved_payment_method = NULL WHERE id = <account_id>, and tell the customer.",
+    ),
+    Check(
+        name="refunded_is_sum_of_refunds",
+        rule="What counts as refunded of a payment is the sum of its refunds that have not failed.",
+        sql="""
+            SELECT p.id AS payment_id, p.account_id, p.refunded_minor, coalesce(r.amount_minor, 0) AS refunds_minor
+            FROM payments p
+            LEFT JOIN (
+                SELECT payment_id, sum(amount_minor)::bigint AS amount_minor FROM refunds
+                WHERE status <> 'failed' GROUP BY payment_id
+            ) r ON r.payment_id = p.id
+            WHERE p.refunded_minor <> coalesce(r.amount_minor, 0)
+            """,
+        repair="Compare the refunds with the provider or the bank statement; they decide: "
+        "UPDATE payments SET refunded_minor = <refunds_minor> WHERE id = <payment_id>",
+    ),
+    Check(
+        name="refund_is_of_its_payments_currency",
+        rule="A refund has the currency of its payment.",
+        sql="""
+            SELECT r.id AS refund_id, r.payment_id, r.currency, p.currency AS payment_currency
+            FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.currency IS DISTINCT FROM p.currency
+            """,
+        repair="UPDATE refunds SET currency = <payment_currency> WHERE id = <refund_id>",
+    ),
+    Check(
+        name="refund_reversed_as_the_ledger_says",
+        rule="What a refund says it took back is what the ledger has under its key, and no row has a key of no refund.",
+        sql="""
+            SELECT r.id AS refund_id, r.payment_id, r.reversed_credits, l.idempotency_key,
+                   coalesce(l.credits, 0) AS ledger_credits
+            FROM refunds r
+            FULL JOIN (
+                SELECT idempotency_key, source_id, -sum(amount)::bigint AS credits FROM credit_transactions
+                WHERE kind = 'reverse' AND source = 'payment' GROUP BY idempotency_key, source_id
+            ) l ON (l.idempotency_key, l.source_id) = ('refund:' || replace(r.id::text, '-', ''), r.payment_id)
+            WHERE coalesce(l.credits, 0) <> coalesce(r.reversed_credits, -1)
+            """,
+        repair="The ledger decides: UPDATE refunds SET reversed_credits = <ledger_credits> WHERE id = <refund_id>; "
+        "a row of no refund is put right by an adjustment.",
+    ),
+    Check(
+        name="refund_answered",
+        rule="No refund still waits for its answer when its operation has ended.",
+        sql="""
+            SELECT r.id AS refund_id, r.payment_id, r.operation_id, o.status AS operation_status
+            FROM refunds r JOIN operations o ON o.id = r.operation_id
+            WHERE r.status = 'pending' AND r.external_refund_id IS NULL AND o.status IN ('succeeded', 'failed')
+            """,
+        repair="Ask the provider. Set the refund succeeded with its external id if the money went back; else set it "
+        "failed, and give its share of refunded_minor up.",
     ),
     Check(
         name="approved_transfer_has_its_payment",
@@ -889,12 +1016,17 @@ CHECKS: Final = (
     ),
     Check(
         name="transfer_payment_was_approved",
-        rule="A bank transfer's payment was approved by an admin.",
+        rule="A bank transfer's payment that settles an invoice was approved by an admin, or stands on a bank's "
+        "statement, or was applied by an admin later.",
         sql="""
             SELECT p.id AS payment_id, p.account_id, p.invoice_id, count(b.id) AS approvals
             FROM payments p LEFT JOIN bank_transfers b ON b.payment_id = p.id AND b.status = 'approved'
-            WHERE p.provider = 'bank_transfer' AND p.status = 'succeeded'
-            GROUP BY p.id HAVING count(b.id) <> 1
+            WHERE p.provider = 'bank_transfer' AND p.applied_at IS NOT NULL
+            GROUP BY p.id HAVING count(b.id) > 1 OR (
+                count(b.id) = 0 AND p.bank_entry_id IS NULL AND NOT EXISTS (
+                    SELECT FROM audit_log l WHERE l.subject_id = p.id AND l.action = 'payment.applied'
+                )
+            )
             """,
         repair=f"{_BY_HAND}, and restore the transfer with its decision.",
     ),
@@ -909,8 +1041,35 @@ CHECKS: Final = (
         repair="Reject the one that did not bring the money.",
     ),
     Check(
+        name="money_in_has_its_payment",
+        rule="A bank entry that brings money has exactly one payment; one that takes money has none.",
+        sql="""
+            SELECT e.id AS bank_entry_id, e.external_id, e.amount_minor, e.currency, count(p.id) AS payments
+            FROM bank_entries e LEFT JOIN payments p ON p.bank_entry_id = e.id
+            GROUP BY e.id HAVING count(p.id) <> CASE WHEN e.amount_minor > 0 THEN 1 ELSE 0 END
+            """,
+        repair="Link the payment that has the entry's transaction id, or insert one with the unapplied_reason "
+        "'unmatched', as the import would; for money that went out: UPDATE payments SET bank_entry_id = NULL",
+    ),
+    Check(
+        name="entry_payment_is_its_entry",
+        rule="The payment of a bank entry came by bank transfer, has succeeded, and has the entry's transaction id or "
+        "its external id.",
+        sql="""
+            SELECT p.id AS payment_id, p.bank_entry_id, p.provider, p.status, p.external_payment_id, e.transaction_id,
+                   e.external_id
+            FROM payments p LEFT JOIN bank_entries e ON e.id = p.bank_entry_id
+            WHERE p.bank_entry_id IS NOT NULL AND (
+                (p.provider, p.status) IS DISTINCT FROM ('bank_transfer', 'succeeded')
+                OR e.id IS NULL
+                OR p.external_payment_id NOT IN (coalesce(e.transaction_id, e.external_id), e.external_id)
+            )
+            """,
+        repair="The entry is what the bank said: correct the payment, or link it to the entry that it came with.",
+    ),
+    Check(
         name="decision_is_audited",
-        rule="What an admin decided is in the audit log: transfers, payments, plans, credits.",
+        rule="What an admin decided is in the audit log: transfers, payments, statements, plans, credits.",
         sql="""
             SELECT 'bank transfer' AS decided, b.id, b.decided_by AS admin_id FROM bank_transfers b
             WHERE b.status <> 'pending' AND NOT EXISTS (
@@ -919,7 +1078,9 @@ CHECKS: Final = (
             UNION ALL
             SELECT o.kind, o.id, o.principal_id FROM operations o
             WHERE o.status = 'succeeded' AND o.kind IN ('record_payment', 'assign_plan', 'adjust_credits',
-                                                          'reverse_credits')
+                                                          'reverse_credits', 'apply_payment', 'refund_payment',
+                                                          'import_bank_statement')
+              AND o.principal_kind = 'admin'
               AND NOT EXISTS (SELECT FROM audit_log l WHERE l.operation_id = o.id)
             """,
         repair="Append the missing row to the audit log, saying that it was added later, by whom and why.",
@@ -952,7 +1113,8 @@ CHECKS: Final = (
     ),
     Check(
         name="operation_result_exists",
-        rule="What an operation's result names exists: the account, its user, invoice, payment or bank transfer.",
+        rule="What an operation's result names exists: the account, its user, invoice, payment, bank transfer or "
+        "bank statement.",
         sql="""
             SELECT o.id AS operation_id, o.kind, r.key AS missing, r.value AS id
             FROM operations o CROSS JOIN LATERAL jsonb_each_text(o.result) r
@@ -964,6 +1126,7 @@ CHECKS: Final = (
                 WHEN 'payment_id' THEN
                     EXISTS (SELECT FROM payments WHERE id = r.value::uuid AND status = 'succeeded')
                 WHEN 'bank_transfer_id' THEN EXISTS (SELECT FROM bank_transfers WHERE id = r.value::uuid)
+                WHEN 'statement_id' THEN EXISTS (SELECT FROM bank_statements WHERE id = r.value::uuid)
                 ELSE true
             END
             """,
@@ -1034,6 +1197,24 @@ WARNINGS: Final = (
             WHERE b.status = 'pending' AND i.status <> 'open' ORDER BY b.id
             """,
         repair="Reject it (POST /api/v1/admin/bank-transfers/<bank_transfer_id>/reject); refund what arrives.",
+    ),
+    Check(
+        name="entry_brought_other_money",
+        rule="A payment was recorded by hand over another amount or currency than the bank has booked since.",
+        sql="""
+            SELECT p.id AS payment_id, p.invoice_id, p.amount_minor, p.currency, e.id AS bank_entry_id,
+                   e.amount_minor AS entry_amount_minor, e.currency AS entry_currency
+            FROM payments p JOIN bank_entries e ON e.id = p.bank_entry_id
+            WHERE (p.amount_minor, p.currency) <> (e.amount_minor, e.currency) ORDER BY p.id
+            """,
+        repair="Compare with the statement. Ask the customer for what is missing, or refund what is too much.",
+    ),
+    Check(
+        name="money_went_back",
+        rule="An entry that takes money, or brings back money of ours, names an invoice, and no refund tells of it.",
+        search=_money_that_went_back,
+        repair="Where a customer's bank has taken a payment back, record a refund of it and decide about the plan; "
+        "where a refund came back, ask the customer where to send it.",
     ),
     Check(
         name="nobody_can_sign_up",

@@ -161,6 +161,15 @@ class Reversal(Struct, frozen=True, kw_only=True):
     at: datetime
 
 
+class CreditsTakenBack(Struct, frozen=True, kw_only=True):
+    """What of a month's credits went back with the money that had paid for them."""
+
+    reversed_credits: int
+    balance_before: int
+    balance_credits: int
+    at: datetime
+
+
 class Balance(Struct, frozen=True, kw_only=True):
     """What an account has: `available = balance - held - expired`, never negative."""
 
@@ -329,6 +338,43 @@ def reverse(asker: Asker, seq: int, *, admin_id: UUID, reason: str, now: datetim
     return Reversal(
         reversed_credits=row.reversed_credits,
         expired_credits=row.expired_credits,
+        balance_before=row.balance_before,
+        balance_credits=row.balance_credits,
+        at=row.at,
+    )
+
+
+def take_back(
+    asker: Asker,
+    amount: int,
+    *,
+    grant_ids: Sequence[UUID],
+    refund_id: UUID,
+    payment_id: UUID,
+    reason: str,
+    now: datetime,
+) -> CreditsTakenBack:
+    """Take up to `amount` of these seeds, soonest expiry first, as far as they are free; once per refund.
+
+    Raises NotFound.
+    """
+    _require_positive(amount)
+    row = _answer(
+        asker,
+        """
+        refund_credits(asker.account_id, %(grant_ids)s::uuid[], %(amount)s, %(key)s, %(payment_id)s, %(reason)s,
+                       %(now)s, %(due_applied)s)
+        """,
+        now=now,
+        grant_ids=list(grant_ids),
+        amount=amount,
+        key=refund_id.hex,
+        payment_id=payment_id,
+        reason=reason,
+    )
+    _require(row, "refunded", requested=None)
+    return CreditsTakenBack(
+        reversed_credits=row.reversed_credits,
         balance_before=row.balance_before,
         balance_credits=row.balance_credits,
         at=row.at,

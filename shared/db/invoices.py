@@ -1,16 +1,19 @@
-"""Invoices: gapless numbers, references, and reading them."""
+"""Invoices: gapless numbers, references, reading them, and what is printed of one."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from msgspec.structs import asdict
 from sqlalchemy import Row
 
+from shared.db import users
 from shared.db.bulk import insert_many, update_many
 from shared.db.engine import Tx
-from shared.domain.invoice import Invoice, creditor_reference
+from shared.domain.invoice import Invoice, InvoiceStatus, PaymentMethod, creditor_reference, invoice_number
+from shared.domain.printable import Customer, Payment, PrintableInvoice, Refund, Seller
 from shared.errors import NotFound
 
 INVOICE_TYPES: Final = {
@@ -72,10 +75,12 @@ def number_and_insert(tx: Tx, invoices: Sequence[Invoice]) -> None:
 
 
 def get(tx: Tx, account_id: UUID, invoice_id: UUID) -> Row[Any]:
-    """An invoice of this account with its plan's slug. Raises NotFound."""
+    """An invoice of this account with its plan's slug, and what went back of its payment. Raises NotFound."""
     row = tx.maybe(
         """
-        SELECT i.*, p.slug AS plan FROM invoices i JOIN plans p ON p.id = i.plan_id
+        SELECT i.*, p.slug AS plan, coalesce(s.refunded_minor, 0) AS refunded_minor
+        FROM invoices i JOIN plans p ON p.id = i.plan_id
+        LEFT JOIN payments s ON s.invoice_id = i.id AND s.status = 'succeeded' AND s.unapplied_reason IS NULL
         WHERE i.id = %(id)s AND i.account_id = %(account_id)s
         """,
         id=invoice_id,
@@ -84,6 +89,43 @@ def get(tx: Tx, account_id: UUID, invoice_id: UUID) -> Row[Any]:
     if row is None:
         raise NotFound("no such invoice")
     return row
+
+
+def printable(tx: Tx, account_id: UUID, invoice_id: UUID, *, seller: Seller) -> PrintableInvoice:
+    """All that is printed of an invoice of this account. Raises NotFound."""
+    row = tx.maybe(
+        """
+        SELECT i.*, p.name AS plan_name, a.name AS account_name, a.time_zone,
+               s.id AS payment_id, s.provider, s.external_payment_id, s.amount_minor AS settled_minor,
+               s.currency AS settled_currency
+        FROM invoices i JOIN plans p ON p.id = i.plan_id JOIN accounts a ON a.id = i.account_id
+        LEFT JOIN payments s ON s.invoice_id = i.id AND s.status = 'succeeded' AND s.unapplied_reason IS NULL
+        WHERE i.id = %(id)s AND i.account_id = %(account_id)s
+        """,
+        id=invoice_id,
+        account_id=account_id,
+    )
+    if row is None:
+        raise NotFound("no such invoice")
+    return PrintableInvoice(
+        number=invoice_number(row.number_year, row.number),
+        reference=row.reference,
+        status=InvoiceStatus(row.status),
+        plan_name=row.plan_name,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        opened_at=row.opened_at,
+        due_at=row.due_at,
+        time_zone=row.time_zone,
+        seller=seller,
+        customer=Customer(name=row.account_name, email=users.owner_email(tx, account_id)),
+        period_starts_at=row.period_starts_at,
+        period_ends_at=row.period_ends_at,
+        paid_at=row.paid_at,
+        voided_at=row.voided_at,
+        payment=None if row.payment_id is None else _payment(row),
+        refunds=() if row.payment_id is None else _refunds(tx, row),
+    )
 
 
 def account_of(tx: Tx, invoice_id: UUID) -> UUID:
@@ -103,6 +145,30 @@ class _NumberedInvoice(Invoice, frozen=True, kw_only=True):
     reference: str
 
 
+def _payment(row: Row[Any]) -> Payment:
+    return Payment(
+        method=PaymentMethod(row.provider),
+        external_payment_id=row.external_payment_id,
+        amount_minor=row.settled_minor,
+        currency=row.settled_currency,
+    )
+
+
+def _refunds(tx: Tx, row: Row[Any]) -> tuple[Refund, ...]:
+    """What has gone back of the payment; what is on its way is not on paper yet."""
+    gone_back = tx.rows(
+        """
+        SELECT amount_minor, confirmed_at FROM refunds WHERE payment_id = %(id)s AND status = 'succeeded'
+        ORDER BY confirmed_at, id
+        """,
+        id=row.payment_id,
+    )
+    zone = ZoneInfo(row.time_zone)
+    return tuple(
+        Refund(refunded_on=one.confirmed_at.astimezone(zone).date(), amount_minor=one.amount_minor) for one in gone_back
+    )
+
+
 def _numbered(invoice: Invoice, number: int) -> _NumberedInvoice:
     year = invoice.opened_at.year
     return _NumberedInvoice(
@@ -114,7 +180,9 @@ def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[
     """The account's invoices with their plans' slugs, newest first, from those made before `before`."""
     return tx.rows(
         """
-        SELECT i.*, p.slug AS plan FROM invoices i JOIN plans p ON p.id = i.plan_id
+        SELECT i.*, p.slug AS plan, coalesce(s.refunded_minor, 0) AS refunded_minor
+        FROM invoices i JOIN plans p ON p.id = i.plan_id
+        LEFT JOIN payments s ON s.invoice_id = i.id AND s.status = 'succeeded' AND s.unapplied_reason IS NULL
         WHERE i.account_id = %(account_id)s AND i.id < %(before)s
         ORDER BY i.id DESC LIMIT %(limit)s
         """,

@@ -20,8 +20,8 @@ CHUNK: Final = 1_000
 _EXPLAINED: Final = """
     SELECT t.seq, t.kind, t.amount, t.balance_after, t.effective_at, t.created_at AS recorded_at, t.reason,
            t.idempotency_key AS posted_as, t.source, t.source_id, t.reverses_seq,
-           (SELECT r.seq FROM credit_transactions r
-            WHERE r.account_id = t.account_id AND r.reverses_seq = t.seq) AS reversed_by_seq,
+           ARRAY(SELECT r.seq::bigint FROM credit_transactions r
+                 WHERE r.account_id = t.account_id AND r.reverses_seq = t.seq ORDER BY r.seq) AS reversed_by_seqs,
            ARRAY(SELECT p.seq::bigint FROM credit_transactions p
                  WHERE p.account_id = t.account_id AND p.idempotency_key = t.idempotency_key AND p.seq <> t.seq
                  ORDER BY p.seq) AS posting_seqs,
@@ -32,7 +32,7 @@ _EXPLAINED: Final = """
                'plan', to_jsonb(seeded_under)
            ) AS "grant",
            to_jsonb(period) AS period, to_jsonb(payment) AS payment, to_jsonb(operation) AS operation,
-           to_jsonb(hold) AS hold,
+           to_jsonb(hold) AS hold, to_jsonb(refund) AS refund,
            coalesce(u.email, k.prefix) AS customers_name, a.email AS admins_name
     FROM credit_transactions t
     JOIN credit_grants g ON g.id = t.grant_id
@@ -58,7 +58,7 @@ _EXPLAINED: Final = """
     LEFT JOIN LATERAL (
         SELECT m.id AS payment_id, i.id AS invoice_id, i.reference AS invoice_reference, m.provider, m.amount_minor,
                m.currency
-        FROM invoices i JOIN payments m ON m.invoice_id = i.id AND m.status = 'succeeded'
+        FROM invoices i JOIN payments m ON m.invoice_id = i.id AND m.status = 'succeeded' AND m.unapplied_reason IS NULL
         WHERE i.account_id = t.account_id AND i.status = 'paid' AND (
             (i.subscription_id = period.subscription_id AND i.period_starts_at = period.starts_at)
             OR (i.purpose = 'activation' AND i.paid_at = period.starts_at)
@@ -75,9 +75,16 @@ _EXPLAINED: Final = """
         LIMIT 1
     ) reversal ON t.kind IN ('reverse', 'expire')
     LEFT JOIN LATERAL (
-        SELECT o.id, o.kind FROM operations o
-        WHERE o.account_id = t.account_id
-          AND o.id = coalesce(reversal.operation_id, substring(t.idempotency_key FROM '^adjust:([0-9a-f]{32})$')::uuid)
+        SELECT f.id, f.payment_id, f.operation_id, f.amount_minor, f.currency, f.status, f.external_refund_id,
+               f.transfer_reference
+        FROM refunds f WHERE f.id = substring(t.idempotency_key FROM '^refund:([0-9a-f]{32})$')::uuid
+    ) refund ON t.source = 'payment'
+    LEFT JOIN LATERAL (
+        SELECT o.id, o.kind, o.principal_kind, o.principal_id FROM operations o
+        WHERE o.account_id = t.account_id AND o.id = coalesce(
+            reversal.operation_id, refund.operation_id,
+            substring(t.idempotency_key FROM '^adjust:([0-9a-f]{32})$')::uuid
+        )
     ) operation ON true
     LEFT JOIN LATERAL (
         SELECT h.id, h.amount, h.captured_amount, h.idempotency_key FROM holds h
@@ -85,7 +92,10 @@ _EXPLAINED: Final = """
     ) hold ON t.source = 'hold'
     LEFT JOIN users u ON t.source = 'user' AND u.id = t.source_id AND u.account_id = t.account_id
     LEFT JOIN api_keys k ON t.source = 'api_key' AND k.id = t.source_id AND k.account_id = t.account_id
-    LEFT JOIN admins a ON t.source = 'admin' AND a.id = t.source_id
+    LEFT JOIN admins a ON a.id = CASE t.source
+        WHEN 'admin' THEN t.source_id
+        WHEN 'payment' THEN operation.principal_id
+    END
 """
 
 

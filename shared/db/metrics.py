@@ -68,6 +68,12 @@ def earliest_hold_expiry(tx: Tx) -> datetime | None:
     return at
 
 
+def earliest_checkout_to_ask(tx: Tx) -> datetime | None:
+    """When the provider is, or was, to be asked about the first payment that a customer may be making."""
+    at: datetime | None = tx.scalar("SELECT min(next_ask_at) FROM checkouts WHERE next_ask_at IS NOT NULL")
+    return at
+
+
 def earliest_unsent(tx: Tx) -> datetime | None:
     """When the first pending operation is, or was, to be sent again."""
     at: datetime | None = tx.scalar("SELECT min(next_send_at) FROM operations WHERE status = 'pending'")

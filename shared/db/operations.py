@@ -6,10 +6,18 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Row
 
 from shared.db.engine import Jsonb, Tx, jitter
-from shared.domain.operation import Operation, OperationKind, OperationStatus, PrincipalKind, backoff
+from shared.domain.operation import (
+    PAYLOAD_VERSION,
+    Operation,
+    OperationKind,
+    OperationStatus,
+    PrincipalKind,
+    backoff,
+)
 from shared.errors import BillingError, IdempotencyKeyReused, NotFound, RetryRefused
 
 ToSend = tuple[UUID, OperationKind]
@@ -67,6 +75,62 @@ def accept(
     if bytes(existing.request_hash) != request_hash:
         raise IdempotencyKeyReused("this Idempotency-Key was used for another request; choose a new one")
     return existing.id, True
+
+
+def schedule(tx: Tx, kind: OperationKind, requests: Sequence[tuple[UUID, UUID | None, Struct, str, datetime]]) -> None:
+    """Write what the system itself asks for: (operation id, account, request, key, instant), each key once.
+
+    It is sent when its instant has come, and happens at that instant; until then it waits like one that was accepted.
+    """
+    if not requests:
+        return
+    ids, accounts, payloads, keys, instants = zip(*requests, strict=True)
+    tx.execute(
+        """
+        INSERT INTO operations (id, kind, status, payload, payload_version, account_id, principal_kind,
+                                idempotency_scope, idempotency_key, request_hash, next_send_at, created_at)
+        SELECT v.id, %(kind)s, 'pending', v.payload::jsonb, %(payload_version)s, v.account_id, 'system',
+               'system', v.key, '', v.at, v.at
+        FROM unnest(%(ids)s::uuid[], %(accounts)s::uuid[], %(payloads)s::text[], %(keys)s::text[],
+                    %(instants)s::timestamptz[]) AS v (id, account_id, payload, key, at)
+        ON CONFLICT (idempotency_scope, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+        """,
+        kind=str(kind),
+        payload_version=PAYLOAD_VERSION,
+        ids=list(ids),
+        accounts=list(accounts),
+        payloads=[msgspec.json.encode(payload).decode() for payload in payloads],
+        keys=[f"{kind}:{key}" for key in keys],
+        instants=list(instants),
+    )
+
+
+def send_what_is_due_on(tx: Tx, account_ids: Sequence[UUID], *, clock_at: datetime) -> None:
+    """The test clock of these accounts stands at `clock_at`: what was scheduled by it until then is sent at once."""
+    tx.execute(
+        """
+        UPDATE operations SET next_send_at = now()
+        WHERE account_id = ANY (%(ids)s) AND status = 'pending' AND created_at <= %(clock_at)s AND sends = 0
+          AND next_send_at > now()
+        """,
+        ids=list(account_ids),
+        clock_at=clock_at,
+    )
+
+
+def wait(tx: Tx, operation_id: UUID, *, reason: str, base: timedelta, now: datetime) -> None:
+    """Somebody could not be asked: ask again later, however often. That counts for no attempt."""
+    row = tx.one("SELECT sends FROM operations WHERE id = %(id)s FOR UPDATE", id=operation_id)
+    tx.execute(
+        """
+        UPDATE operations SET attempts = greatest(attempts - 1, 0), last_error = %(reason)s,
+               next_send_at = %(next_send_at)s
+        WHERE id = %(id)s AND status = 'pending'
+        """,
+        id=operation_id,
+        reason=reason[:4_000],
+        next_send_at=now + backoff(row.sends, base=base, jitter=jitter()),
+    )
 
 
 def begin_attempt(tx: Tx, operation_id: UUID) -> Operation | None:

@@ -38,6 +38,12 @@ SECTIONS: Final[Mapping[str, str]] = {
         SELECT provider, status, currency, count(*) AS payments, sum(amount_minor)::bigint AS amount_minor
         FROM payments GROUP BY provider, status, currency ORDER BY provider, status, currency
         """,
+    "unapplied_money": """
+        SELECT currency, count(*) AS payments, sum(amount_minor - refunded_minor)::bigint AS amount_minor,
+               min(confirmed_at) AS oldest_confirmed_at
+        FROM payments WHERE unapplied_reason IS NOT NULL AND refunded_minor < amount_minor
+        GROUP BY currency ORDER BY currency
+        """,
     "bank_transfers": """
         SELECT status, count(*) AS bank_transfers, min(submitted_at) AS oldest_submitted_at
         FROM bank_transfers GROUP BY status ORDER BY status
@@ -65,6 +71,10 @@ SECTIONS: Final[Mapping[str, str]] = {
                coalesce(extract(epoch FROM %(now)s - min(h.expires_at)), 0)::bigint
         FROM holds h JOIN accounts a ON a.id = h.account_id AND a.test_clock_id IS NULL
         WHERE h.status = 'open' AND h.expires_at <= %(now)s
+        UNION ALL
+        SELECT %(ask_providers)s, count(*), min(next_ask_at),
+               coalesce(extract(epoch FROM %(now)s - min(next_ask_at)), 0)::bigint
+        FROM checkouts WHERE next_ask_at <= %(now)s
         ORDER BY job
         """,
     "parked": """
@@ -90,6 +100,7 @@ def overview(tx: Tx, *, now: datetime) -> dict[str, Section]:
                 transitions=[str(transition) for transition in Transition],
                 jobs=[str(transition.job) for transition in Transition],
                 release_holds=str(Job.RELEASE_HOLDS),
+                ask_providers=str(Job.ASK_PROVIDERS),
                 parked_shown=PARKED_SHOWN,
             )
         ]

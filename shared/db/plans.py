@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
+from stdnum import iban
+
 from shared.config import Settings
 from shared.db.engine import Tx
 from shared.domain.calendar import Interval
@@ -41,12 +43,15 @@ def load_plans(tx: Tx) -> dict[UUID, Plan]:
 
 
 def load_rules(tx: Tx, settings: Settings) -> Rules:
-    """What the decisions of `lifecycle` depend on."""
+    """What decisions depend on besides what they are about."""
     return Rules(
         plans=load_plans(tx),
         transfer_grace_days=settings.transfer_grace_days,
         invoice_due_days=settings.invoice_due_days,
         low_credits_percent=settings.low_credits_percent,
+        charge_retry_days=settings.charge_retry_days,
+        seller_iban=iban.compact(settings.seller_iban).upper(),
+        statement_auto_settle=settings.statement_auto_settle,
         new_id=new_id,
     )
 

@@ -1,14 +1,21 @@
 """Settlement: money that came pays an invoice, and everything that follows is written with it."""
 
+from typing import Any
 from uuid import UUID
 
-from shared.db import account_state, events, payments
+from sqlalchemy import Row
+
+from shared.db import account_state, audit, bank_transfers, events, payments
 from shared.db.account_state import Change, OpenedAccount
 from shared.db.engine import Tx
 from shared.domain import lifecycle
+from shared.domain.bank_transfer import BankTransferEvent, BankTransferStatus, next_status
 from shared.domain.event import EventKind
 from shared.domain.invoice import Invoice, PaymentMethod
+from shared.domain.operation import Operation
 from shared.domain.plan import Rules
+from shared.domain.requests import ApproveBankTransfer
+from shared.errors import BillingError
 
 
 def settle(
@@ -36,22 +43,133 @@ def settle(
         provider=method,
         external_payment_id=external_payment_id,
     )
-    payment_id = payments.succeed(tx, operation_id, amount_minor=amount_minor, currency=currency, at=account.now)
+    payment = payments.succeed(
+        tx,
+        operation_id,
+        external_payment_id=external_payment_id,
+        amount_minor=amount_minor,
+        currency=currency,
+        at=account.now,
+    )
+    _follow(tx, account, invoice, rules, payment)
+    payment_id: UUID = payment.id
+    return payment_id
+
+
+def keep(
+    tx: Tx,
+    account: OpenedAccount,
+    rules: Rules,
+    refusal: BillingError,
+    *,
+    operation_id: UUID,
+    invoice_id: UUID,
+    method: PaymentMethod,
+    external_payment_id: str,
+    amount_minor: int,
+    currency: str,
+) -> BillingError:
+    """Money that came for an invoice and may not settle it stays visible as unapplied; the refusal, with its id."""
+    payments.record_intent(
+        tx,
+        payment_id=rules.new_id(),
+        account_id=account.state.account.id,
+        invoice_id=invoice_id,
+        operation_id=operation_id,
+        provider=method,
+        external_payment_id=external_payment_id,
+    )
+    payment = payments.succeed(
+        tx,
+        operation_id,
+        external_payment_id=external_payment_id,
+        amount_minor=amount_minor,
+        currency=currency,
+        at=account.now,
+        unapplied=refusal,
+    )
+    return type(refusal)(
+        f"{refusal.detail}; the money is kept as unapplied", **refusal.data, payment_id=str(payment.id)
+    )
+
+
+def apply(
+    tx: Tx,
+    account: OpenedAccount,
+    invoice: Invoice,
+    rules: Rules,
+    *,
+    payment_id: UUID,
+    override_reason: str | None,
+) -> Row[Any]:
+    """The same with money that is here and settled nothing so far; the payment. Raises InvoiceNotOpen."""
+    payment = payments.apply(
+        tx,
+        payment_id,
+        account_id=invoice.account_id,
+        invoice_id=invoice.id,
+        override_reason=override_reason,
+        at=account.now,
+    )
+    _follow(tx, account, invoice, rules, payment)
+    return payment
+
+
+def approve_transfer(
+    tx: Tx,
+    account: OpenedAccount,
+    operation: Operation,
+    transfer: Row[Any],
+    invoice: Invoice,
+    approval: ApproveBankTransfer,
+    *,
+    payment_id: UUID,
+    decided_by: UUID,
+) -> None:
+    """Decide a bank transfer, which is locked: this payment is what it brought.
+
+    decided_by: the admin who said so, by hand or by handing in the bank's statement.
+    Raises AlreadyApproved, AlreadyRejected.
+    """
+    status = next_status(BankTransferStatus(transfer.status), BankTransferEvent.APPROVE)
+    bank_transfers.approve(tx, approval, payment_id=payment_id, decided_by=decided_by, at=account.now)
     events.record(
         tx,
-        EventKind.PAYMENT_SUCCEEDED,
-        account_id=invoice.account_id,
-        subject_id=payment_id,
+        EventKind.BANK_TRANSFER_APPROVED,
+        account_id=transfer.account_id,
+        subject_id=transfer.id,
         at=account.now,
-        data={"invoice_id": invoice.id, "amount_minor": amount_minor, "currency": currency},
+        data={"invoice_id": transfer.invoice_id},
     )
+    audit.record(
+        tx,
+        at=account.now,
+        actor_kind=operation.principal_kind,
+        actor_id=operation.principal_id,
+        action="bank_transfer.approved",
+        account_id=invoice.account_id,
+        subject_kind="bank_transfer",
+        subject_id=transfer.id,
+        reason=approval.override_reason,
+        before={"status": transfer.status},
+        after={
+            "status": str(status),
+            "amount_minor": approval.amount_minor,
+            "currency": approval.currency,
+            "bank_transaction_id": approval.bank_transaction_id,
+            "invoice_amount_minor": invoice.amount_minor,
+        },
+        operation_id=operation.id,
+    )
+
+
+def _follow(tx: Tx, account: OpenedAccount, invoice: Invoice, rules: Rules, payment: Row[Any]) -> None:
     state = lifecycle.settle(
         account.state,
         rules,
         invoice_id=invoice.id,
-        method=method,
-        external_payment_id=external_payment_id,
+        method=PaymentMethod(payment.provider),
+        external_payment_id=payment.external_payment_id,
         at=account.now,
     )
     account_state.write(tx, [Change(account.loaded, state)], rules)
-    return payment_id

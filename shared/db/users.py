@@ -21,7 +21,7 @@ def by_email(tx: Tx, email: str) -> Row[Any] | None:
 
 
 def owner_email(tx: Tx, account_id: UUID) -> str | None:
-    """The address of the account's first owner; for admins."""
+    """The address of the account's first owner: for admins, and for what is printed."""
     row = tx.maybe(
         """
         SELECT email FROM users WHERE account_id = %(account_id)s AND role = 'owner' AND deleted_at IS NULL

@@ -13,6 +13,7 @@ from msgspec import Struct
 from shared.domain.credits import CreditGrant, CreditTransaction
 from shared.domain.event import Event
 from shared.domain.invoice import Invoice
+from shared.domain.payment import Charge
 from shared.domain.subscription import ENDED, Period, Subscription
 from shared.errors import AccountCancelled, AccountSuspended, IllegalTransition
 
@@ -101,6 +102,7 @@ class Account(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     acted_at: datetime  # of the newest thing that happened to it; nothing happens before that
     payment_method: str | None = None
     external_payment_id: str | None = None
+    saved_payment_method: str | None = None  # can be charged without the customer
 
 
 class AccountState(Struct, frozen=True, kw_only=True, gc=False):
@@ -118,6 +120,7 @@ class AccountState(Struct, frozen=True, kw_only=True, gc=False):
     grants: tuple[CreditGrant, ...] = ()
     transactions: tuple[CreditTransaction, ...] = ()  # new ones only
     events: tuple[Event, ...] = ()  # likewise
+    charges: tuple[Charge, ...] = ()  # likewise
 
     @property
     def live(self) -> Subscription | None:

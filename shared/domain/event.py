@@ -23,6 +23,9 @@ class EventKind(StrEnum):
     SUBSCRIPTION_ENDED = "subscription.ended"
     PAYMENT_SUCCEEDED = "payment.succeeded"
     PAYMENT_FAILED = "payment.failed"
+    PAYMENT_UNAPPLIED = "payment.unapplied"  # the money is here and settles nothing
+    PAYMENT_REFUNDED = "payment.refunded"
+    PAYMENT_REFUND_FAILED = "payment.refund_failed"
     BANK_TRANSFER_SUBMITTED = "bank_transfer.submitted"
     BANK_TRANSFER_APPROVED = "bank_transfer.approved"
     BANK_TRANSFER_REJECTED = "bank_transfer.rejected"

@@ -15,6 +15,7 @@ from shared.domain.credits import GrantSource, Source, TransactionKind
 from shared.domain.invoice import PaymentMethod
 from shared.domain.operation import OperationKind, PrincipalKind
 from shared.domain.plan import Rollover
+from shared.domain.refund import RefundStatus
 
 CALLERS_PREFIX: Final = "consume:"  # a consumption's key is its caller's; all others are the engine's own
 EXPIRED_AT_ONCE: Final = "expire:reverse:"
@@ -35,6 +36,7 @@ class RuleName(StrEnum):
     CORRECTION = "correction"
     GIVEN_BACK = "given_back"
     TAKEN_BACK = "taken_back"
+    REFUNDED = "refunded"
 
 
 # What each rule says, and where docs/rules.md states it. Of a credit month `_seeded` tells which one.
@@ -45,11 +47,15 @@ RULES: Final[dict[RuleName, tuple[str | None, str]]] = {
     RuleName.CAPTURE: ("taken from what the hold reserves, soonest expiry first", "Credits 13"),
     RuleName.EXPIRY: ("the grant expired with what was left of it", "Credits 7"),
     RuleName.ROLLOVER_CAP: ("the credit month ended, and this is what exceeds the cap of what rolls over", "Credits 9"),
-    RuleName.EXPIRY_AFTER_REVERSAL: ("its grant had expired, so what was given back expires at once", "Credits 17"),
+    RuleName.EXPIRY_AFTER_REVERSAL: ("its grant had expired, so what was given back expires at once", "Credits 19"),
     RuleName.GIFT: ("an admin gave credits, which are a grant of their own", "Credits 16"),
     RuleName.CORRECTION: ("an admin took credits that were free, in burn-down order", "Credits 16"),
-    RuleName.GIVEN_BACK: ("an admin undid a posting: what it took is back with its grant", "Credits 17"),
-    RuleName.TAKEN_BACK: ("an admin undid a posting: what it gave is taken, as far as it is free", "Credits 17"),
+    RuleName.GIVEN_BACK: ("an admin undid a posting: what it took is back with its grant", "Credits 19"),
+    RuleName.TAKEN_BACK: ("an admin undid a posting: what it gave is taken, as far as it is free", "Credits 19"),
+    RuleName.REFUNDED: (
+        "the money went back, and with it what the period that it paid for had brought, as far as that is free",
+        "Refunds 7",
+    ),
 }
 
 
@@ -109,11 +115,28 @@ class Settlement(Struct, frozen=True, kw_only=True):
     currency: str
 
 
+class Refund(Struct, frozen=True, kw_only=True):
+    """The money that went back, and of which payment; the row took back credits that it had paid for.
+
+    external_refund_id: the provider's. transfer_reference: how it went back where no provider did it.
+    """
+
+    id: UUID
+    payment_id: UUID
+    amount_minor: int
+    currency: str
+    status: RefundStatus
+    external_refund_id: str | None
+    transfer_reference: str | None
+
+
 class Decision(Struct, frozen=True, kw_only=True):
-    """The operation that wrote a row."""
+    """The operation that wrote a row, and who had asked for it."""
 
     id: UUID
     kind: OperationKind
+    principal_kind: PrincipalKind
+    principal_id: UUID | None
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
@@ -147,13 +170,14 @@ class Explanation(Struct, frozen=True, kw_only=True):
     source: Source
     source_id: UUID
     reverses_seq: int | None
-    reversed_by_seq: int | None
+    reversed_by_seqs: list[int]
     posting_seqs: list[int]
     grant: Grant
     period: Period | None
     payment: Settlement | None
     operation: Decision | None
     hold: Reservation | None
+    refund: Refund | None
     customers_name: str | None
     admins_name: str | None
 
@@ -182,6 +206,10 @@ class Explanation(Struct, frozen=True, kw_only=True):
             case Source.ADMIN:
                 name = self.admins_name if for_admins else None
                 return Actor(kind=PrincipalKind.ADMIN, id=self.source_id, name=name)
+            case Source.PAYMENT if self.operation is not None:
+                asked = self.operation
+                name = self.admins_name if for_admins else None
+                return Actor(kind=asked.principal_kind, id=asked.principal_id, name=name)
             case Source.HOLD:
                 return None
             case _:
@@ -206,6 +234,8 @@ def _rule_name(row: Explanation) -> RuleName:
             name = _expiry(row)
         case TransactionKind.ADJUST:
             name = RuleName.GIFT if row.amount > 0 else RuleName.CORRECTION
+        case TransactionKind.REVERSE if row.refund is not None:
+            name = RuleName.REFUNDED
         case TransactionKind.REVERSE:
             name = RuleName.GIVEN_BACK if row.amount > 0 else RuleName.TAKEN_BACK
     return name

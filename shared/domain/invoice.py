@@ -83,6 +83,11 @@ class Invoice(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     transfer_pending_since: datetime | None = None  # an undecided bank transfer for it; not a column
 
 
+def invoice_number(year: int, number: int) -> str:
+    """As it is printed and read out: year, number in eight digits."""
+    return f"{year:04d}-{number:08d}"
+
+
 def creditor_reference(year: int, number: int) -> str:
     """ISO 11649 reference of an invoice: `RF`, two check digits, year, number in eight digits."""
     body = f"{year:04d}{number:08d}"

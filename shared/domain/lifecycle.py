@@ -9,7 +9,7 @@ ends in the state of one that never did.
 Source: docs/rules.md, "Life of an account".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from itertools import count
@@ -34,6 +34,7 @@ from shared.domain.credits import (
 from shared.domain.event import Event, EventKind
 from shared.domain.invoice import Invoice, InvoiceEvent, InvoicePurpose, InvoiceStatus, PaymentMethod
 from shared.domain.invoice import next_status as next_invoice_status
+from shared.domain.payment import Charge
 from shared.domain.plan import Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.subscription import (
     ACTIVE,
@@ -202,14 +203,37 @@ def advance(state: AccountState, rules: Rules, *, as_of: datetime, steps: int | 
 
     steps: at most this many; the rest stays due and is taken up by the next call.
     """
-    at = None
+    last = None
+    for last in _transitions(state, rules, as_of=as_of, steps=steps):  # noqa: B007 (only the last one counts)
+        pass
+    return state if last is None else acted(last.state, last.at)
+
+
+def advance_to_charge(state: AccountState, rules: Rules, *, as_of: datetime, steps: int | None = None) -> AccountState:
+    """The same as far as to a charge of a saved payment method, which may change what follows."""
+    last = None
+    for last in _transitions(state, rules, as_of=as_of, steps=steps):
+        if last.state.charges:
+            break
+    return state if last is None else acted(last.state, last.at)
+
+
+class _Reached(Struct, frozen=True, gc=False):
+    """A state, and the instant of the transition that led to it."""
+
+    at: datetime
+    state: AccountState
+
+
+def _transitions(state: AccountState, rules: Rules, *, as_of: datetime, steps: int | None) -> Iterator[_Reached]:
+    """What is due, applied one after the other."""
     for _ in count() if steps is None else range(steps):
         due = next_transition(state)
         if due is None or due[0] > as_of:
-            break
+            return
         at, transition = due
         state = _APPLY[transition](state, rules, at)
-    return state if at is None else acted(state, at)
+        yield _Reached(at, state)
 
 
 def acted(state: AccountState, at: datetime) -> AccountState:
@@ -279,11 +303,21 @@ def _renewal(state: AccountState, rules: Rules, at: datetime) -> AccountState:
             period_ends_at=terms.ends_at,
         )
         state = replace(state, invoices=(*state.invoices, invoice))
+    state = _charge_saved_method(state, sub, invoice, at)
     # An unpaid period is never rolled: grace ends with the period at the latest.
     grace_ends_at = min(_add_days(at, terms.plan.grace_days, sub), terms.ends_at)
     state = _set_subscription(state, SubscriptionEvent.DEFER, grace_ends_at=grace_ends_at, grace_extended=False)
     facts = {"plan": terms.plan.slug, "invoice_id": invoice.id, "grace_ends_at": grace_ends_at}
     return _tell(state, EventKind.SUBSCRIPTION_PAST_DUE, at, **facts)
+
+
+def _charge_saved_method(state: AccountState, sub: Subscription, invoice: Invoice, at: datetime) -> AccountState:
+    """What is owed is charged to the saved payment method, if that is how the customer pays."""
+    saved = state.account.saved_payment_method
+    if saved is None or sub.payment_method != saved or invoice.payment_method not in {None, saved}:
+        return state
+    charge = Charge(account_id=sub.account_id, invoice_id=invoice.id, attempt=1, due_at=at)
+    return replace(state, charges=(*state.charges, charge))
 
 
 def _grace_end(state: AccountState, rules: Rules, at: datetime) -> AccountState:
@@ -540,6 +574,18 @@ def assign_plan(state: AccountState, rules: Rules, plan: Plan, *, at: datetime, 
     else:
         state = _open_phase(state, plan, Assigner.ADMIN, price_minor=plan.price_minor, at=at)
     return advance(state, rules, as_of=at)
+
+
+def next_charge(state: AccountState, failed: Charge, retry_days: tuple[int, ...]) -> Charge | None:
+    """The attempt after one that failed softly: so many days after the invoice was due, as long as grace lasts."""
+    sub = state.live
+    if failed.attempt > len(retry_days) or sub is None or sub.grace_ends_at is None:
+        return None
+    invoice = open_invoice(state, failed.invoice_id)
+    due_at = _add_days(invoice.due_at, retry_days[failed.attempt - 1], sub)
+    if due_at >= sub.grace_ends_at:
+        return None
+    return replace(failed, attempt=failed.attempt + 1, due_at=max(due_at, failed.due_at))
 
 
 def open_invoice(state: AccountState, invoice_id: UUID) -> Invoice:

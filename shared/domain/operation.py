@@ -28,12 +28,21 @@ class OperationKind(StrEnum):
     ASSIGN_PLAN = "assign_plan"
     ADJUST_CREDITS = "adjust_credits"
     REVERSE_CREDITS = "reverse_credits"
+    CHARGE_INVOICE = "charge_invoice"
+    APPLY_PAYMENT = "apply_payment"
+    REFUND_PAYMENT = "refund_payment"
+    FOLLOW_REFUNDS = "follow_refunds"
+    IMPORT_BANK_STATEMENT = "import_bank_statement"
     ADVANCE_TEST_CLOCK = "advance_test_clock"
 
     @property
     def task_name(self) -> str:
         """The Celery task that executes such an operation."""
         return f"billing.{self.value}"
+
+
+# Due at an instant of the account, which on a test clock is not the world's. Others happen when they are asked for.
+SCHEDULED: Final = frozenset({OperationKind.CHARGE_INVOICE})
 
 
 class OperationStatus(StrEnum):

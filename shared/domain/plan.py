@@ -60,12 +60,18 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Rules(Struct, frozen=True, kw_only=True):
-    """What the decisions of `lifecycle` depend on besides the account itself."""
+    """What decisions depend on besides what they are about: the catalogue, and what the operator has set.
+
+    seller_iban: the account that bank transfers go to, in compact capitals.
+    """
 
     plans: dict[UUID, Plan]
     transfer_grace_days: int
     invoice_due_days: int
     low_credits_percent: int
+    charge_retry_days: tuple[int, ...]
+    seller_iban: str
+    statement_auto_settle: bool
     new_id: Callable[[], UUID]
 
     def plan_by_slug(self, slug: str) -> Plan | None:

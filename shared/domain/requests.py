@@ -105,6 +105,43 @@ class ReverseCredits(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class ChargeInvoice(Struct, frozen=True, kw_only=True):
+    """A renewal is owed, and the customer has left a card, or the like, to charge."""
+
+    invoice_id: UUID
+    attempt: int
+
+
+class ApplyPayment(Struct, frozen=True, kw_only=True):
+    """Money that settles nothing yet is for this invoice; said by an admin, or by the reference that came with it."""
+
+    payment_id: UUID
+    invoice_id: UUID
+    override_reason: str | None = None
+
+
+class RefundPayment(Struct, frozen=True, kw_only=True):
+    """An admin gives money back, all that is left unless stated. transfer_reference: how, where no provider does it."""
+
+    payment_id: UUID
+    reason: str
+    amount_minor: int | None = None
+    transfer_reference: str | None = None
+
+
+class FollowRefunds(Struct, frozen=True, kw_only=True):
+    """The provider has news of refunds of a payment, ours or those made in its dashboard."""
+
+    provider: PaymentMethod
+    external_payment_id: str
+
+
+class ImportBankStatement(Struct, frozen=True, kw_only=True):
+    """An admin handed in a bank's file."""
+
+    statement_id: UUID
+
+
 class AdvanceTestClock(Struct, frozen=True, kw_only=True):
     """Time passes for the accounts on a test clock."""
 
@@ -124,5 +161,10 @@ REQUESTS: Final[dict[OperationKind, type[Struct]]] = {
     OperationKind.ASSIGN_PLAN: AssignPlan,
     OperationKind.ADJUST_CREDITS: AdjustCredits,
     OperationKind.REVERSE_CREDITS: ReverseCredits,
+    OperationKind.CHARGE_INVOICE: ChargeInvoice,
+    OperationKind.APPLY_PAYMENT: ApplyPayment,
+    OperationKind.REFUND_PAYMENT: RefundPayment,
+    OperationKind.FOLLOW_REFUNDS: FollowRefunds,
+    OperationKind.IMPORT_BANK_STATEMENT: ImportBankStatement,
     OperationKind.ADVANCE_TEST_CLOCK: AdvanceTestClock,
 }

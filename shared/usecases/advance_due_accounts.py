@@ -60,4 +60,4 @@ def _advance(tx: Tx, rules: Rules, account_ids: list[UUID], *, as_of: datetime) 
 
 
 def _advanced(state: AccountState, rules: Rules, *, as_of: datetime) -> Change:
-    return Change(state, lifecycle.advance(state, rules, as_of=as_of, steps=STEPS_PER_PASS))
+    return Change(state, lifecycle.advance_to_charge(state, rules, as_of=as_of, steps=STEPS_PER_PASS))

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.db import account_state, test_clocks
+from shared.db import account_state, operations, test_clocks
 from shared.db.account_state import Change
 from shared.db.engine import Tx
 from shared.domain import lifecycle
@@ -19,7 +19,10 @@ MAX_ACCOUNTS: Final = 1_000
 def advance_test_clock(
     tx: Tx, operation: Operation, request: AdvanceTestClock, rules: Rules, *, now: datetime
 ) -> dict[str, Any]:
-    """Set the clock forward and bring its accounts up to it. Raises NotFound, ClockMovesForward, InvalidInput."""
+    """Set the clock forward and bring its accounts up to it. Raises NotFound, ClockMovesForward, InvalidInput.
+
+    What waits for an operation, such as a charge that comes due on the way, follows when that is executed.
+    """
     del operation, now
     stood_at = test_clocks.set_forward(tx, request.test_clock_id, request.to)
     if request.to - stood_at > LONGEST_ADVANCE:
@@ -28,8 +31,18 @@ def advance_test_clock(
     if len(ids) > MAX_ACCOUNTS:
         raise InvalidInput(f"a test clock serves at most {MAX_ACCOUNTS} accounts")
     states = account_state.load(tx, ids, as_of=request.to)
-    changes = [Change(state, lifecycle.advance(state, rules, as_of=request.to)) for state in states]
+    waiting_since = operations.waiting_since(tx, ids)
+    changes = [
+        Change(
+            state,
+            lifecycle.advance_to_charge(
+                state, rules, as_of=min(request.to, waiting_since.get(state.account.id, request.to))
+            ),
+        )
+        for state in states
+    ]
     account_state.write(tx, changes, rules)
+    operations.send_what_is_due_on(tx, ids, clock_at=request.to)
     return {
         "test_clock_id": str(request.test_clock_id),
         "now_at": request.to.isoformat(),

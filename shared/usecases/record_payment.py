@@ -11,27 +11,35 @@ from shared.domain.operation import Operation
 from shared.domain.payment import require_amount
 from shared.domain.plan import Rules
 from shared.domain.requests import RecordPayment
+from shared.errors import BillingError, InvoiceNotOpen
 
 
 def record_payment(
     tx: Tx, operation: Operation, request: RecordPayment, rules: Rules, *, now: datetime
-) -> dict[str, Any]:
-    """Settle the invoice by an admin's word. Raises PaymentMismatch, PaymentAlreadyUsed, InvoiceNotOpen."""
+) -> dict[str, Any] | BillingError:
+    """Settle the invoice by an admin's word.
+
+    Raises PaymentMismatch, PaymentAlreadyUsed. InvoiceNotOpen is returned, and leaves the money as unapplied.
+    """
     account = account_state.open_operation_account(tx, operation, rules, now=now)
-    payments.require_unused(tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id)
-    invoice = lifecycle.open_invoice(account.state, request.invoice_id)
-    require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
-    payment_id = settlement.settle(
-        tx,
-        account,
-        invoice,
-        rules,
-        operation_id=operation.id,
-        method=PaymentMethod.MANUAL,
-        external_payment_id=request.external_payment_id,
-        amount_minor=request.amount_minor,
-        currency=request.currency,
+    used = payments.require_unused(
+        tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id
     )
+    money: dict[str, Any] = {
+        "operation_id": operation.id,
+        "method": PaymentMethod.MANUAL,
+        "external_payment_id": request.external_payment_id,
+        "amount_minor": request.amount_minor,
+        "currency": request.currency,
+    }
+    try:
+        invoice = lifecycle.open_invoice(account.state, request.invoice_id)
+    except InvoiceNotOpen as refusal:
+        if used is not None:
+            raise
+        return settlement.keep(tx, account, rules, refusal, invoice_id=request.invoice_id, **money)
+    require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
+    payment_id = settlement.settle(tx, account, invoice, rules, **money)
     audit.record(
         tx,
         at=account.now,

@@ -1,7 +1,7 @@
 """The API in this process, on the real database; its operations are executed by the use cases, as a worker would."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,11 +20,12 @@ from shared.config import Settings
 from shared.db import admins, operations, payments, plans
 from shared.db.engine import Database, Tx
 from shared.domain.operation import Operation
-from shared.domain.requests import REQUESTS, ConfirmPayment
+from shared.domain.plan import Rules
+from shared.domain.requests import REQUESTS, ConfirmPayment, FollowRefunds, RefundPayment
 from shared.errors import BillingError
 from shared.ids import new_id
 from shared.providers import provider_for
-from shared.usecases import confirm_payment
+from shared.usecases import confirm_payment, follow_refunds, refund_payment
 from tests.db.world import HANDLERS, Customer, World
 
 PASSWORD: Final = "correct horse battery"
@@ -78,7 +79,7 @@ class Api:
     def _hold_to_rules(self, method: str, path: str, response: TestResponse) -> None:
         assert "Set-Cookie" not in response.headers
         assert response.headers["X-Request-Id"]
-        assert PASSWORD not in response.text
+        assert PASSWORD.encode() not in response.data
         if response.status_code >= 400:
             assert response.content_type == "application/problem+json", response.text
             problem = response.get_json(force=True)
@@ -103,16 +104,24 @@ class Engine:
     def finish(self, accepted: TestResponse) -> dict[str, Any]:
         """Execute an accepted operation: its result, or the problem that it ends in."""
         assert accepted.status_code == 202, accepted.text
+        return self.execute(UUID(accepted.get_json()["operation_id"]))
+
+    def execute(self, operation_id: UUID) -> dict[str, Any]:
+        """The same of one that nobody outside has asked for."""
         with self.database.transaction() as tx:
-            operation = operations.begin_attempt(tx, UUID(accepted.get_json()["operation_id"]))
+            operation = operations.begin_attempt(tx, operation_id)
             assert operation is not None, "what is accepted is pending"
             try:
+                decide = self._asked(tx, operation)
                 with tx.savepoint():
-                    result = self._execute(tx, operation)
+                    result = decide()
             except BillingError as refusal:
                 payments.fail(tx, operation.id, refusal, at=utc_now())
                 operations.fail(tx, operation.id, refusal, now=utc_now())
                 return {"code": refusal.code}
+            if isinstance(result, BillingError):
+                operations.fail(tx, operation.id, result, now=utc_now())
+                return {"code": result.code}
             operations.succeed(tx, operation.id, result=result, now=utc_now())
             return result
 
@@ -157,14 +166,32 @@ class Engine:
     def cancel(self, customer: Customer) -> None:
         self.execute_sql("UPDATE accounts SET status = 'cancelled' WHERE id = %(id)s", id=customer.account_id)
 
-    def _execute(self, tx: Tx, operation: Operation) -> dict[str, Any]:
+    def _asked(self, tx: Tx, operation: Operation) -> Callable[[], dict[str, Any] | BillingError]:
+        """What is left to do of it, once its provider was asked."""
         rules = plans.load_rules(tx, self.settings)
         request = msgspec.convert(operation.payload, REQUESTS[operation.kind])
+        now = operation.created_at
+        if isinstance(request, RefundPayment):
+            return lambda: self._give_back(tx, operation, request, rules)
+        if isinstance(request, FollowRefunds):
+            provider = provider_for(request.provider, self.settings, self.database)
+            made = provider.refunds_of(request.external_payment_id)
+            return lambda: follow_refunds.follow_refunds(tx, operation, request, made, rules, now=now)
         if not isinstance(request, ConfirmPayment):
-            return HANDLERS[operation.kind](tx, operation, request, rules, now=operation.created_at)
+            return lambda: HANDLERS[operation.kind](tx, operation, request, rules, now=now)
         confirm_payment.record_intent(tx, operation, request, rules)
         answer = provider_for(request.provider, self.settings, self.database).retrieve(request.external_payment_id)
-        return confirm_payment.settle_confirmed(tx, operation, request, answer, rules, now=operation.created_at)
+        return lambda: confirm_payment.settle_confirmed(tx, operation, request, answer, rules, now=now)
+
+    def _give_back(self, tx: Tx, operation: Operation, request: RefundPayment, rules: Rules) -> dict[str, Any]:
+        intent = refund_payment.record_refund(tx, operation, request, rules)
+        answer = None
+        if intent.request is not None:
+            provider = provider_for(intent.provider, self.settings, self.database)
+            answer = refund_payment.give_back(provider, intent.request, intent, now=utc_now())
+        result = refund_payment.complete_refund(tx, operation, request, answer, rules, now=operation.created_at)
+        assert isinstance(result, dict), "the sandbox refuses nothing"
+        return result
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "POST /admin/auth/login": {"email": "root@example.com", "password": "long enough for this"},
     "POST /subscription/cancel": {"at_period_end": True},
     "POST /invoices": {"plan": "starter", "payment_method": "bank_transfer"},
+    "POST /invoices/{invoice_id}/checkout": {"payment_method": "bank_transfer", "save_payment_method": False},
     "POST /payments": {"invoice_id": SOME_ID, "provider": "sandbox", "external_payment_id": "card-1"},
     "POST /bank-transfers": {
         "invoice_id": SOME_ID,
@@ -29,7 +30,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "POST /sites": {"name": "Shop", "domain": "shop.example.com"},
     "PATCH /sites/{site_id}": {"name": "Shop", "domain": "shop.example.com"},
     "POST /api-keys": {"name": "backend", "scopes": ["credits:consume"], "expires_at": "2100-01-01T00:00:00Z"},
-    "POST /sandbox/payments": {"invoice_id": SOME_ID, "outcome": "succeeded"},
+    "POST /sandbox/payments": {"invoice_id": SOME_ID, "outcome": "succeeded", "saves_card": "good"},
     "POST /admin/bank-transfers/{bank_transfer_id}/approve": {
         "amount_minor": 8900,
         "currency": "USD",
@@ -51,9 +52,16 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         "currency": "USD",
         "reason": "cash",
     },
+    "POST /admin/payments/{payment_id}/refunds": {
+        "amount_minor": 4450,
+        "reason": "unhappy",
+        "transfer_reference": "SEPA 4711",
+    },
+    "POST /admin/payments/{payment_id}/apply": {"invoice_id": SOME_ID, "override_reason": "a fee"},
     "POST /admin/test-clocks": {"name": "a clock", "now_at": "2026-01-31T09:00:00Z"},
     "POST /admin/test-clocks/{test_clock_id}/advance": {"to": "2026-02-28T09:00:00Z"},
 }
+RAW: Final = {"POST /webhooks/stripe"}  # bytes that are no document of ours
 WITHOUT_BODY: Final = {
     "POST /auth/refresh",
     "POST /auth/logout",
@@ -61,8 +69,10 @@ WITHOUT_BODY: Final = {
     "POST /admin/auth/logout",
     "POST /credits/holds/{hold_id}/release",
     "POST /admin/operations/{operation_id}/retry",
+    "POST /admin/bank-statements",  # a file
 }
 PUBLIC: Final = {"POST /signup", "POST /auth/login", "POST /admin/auth/login", "GET /plans"}
+SIGNED: Final = {"POST /webhooks/stripe"}  # where a signature is the credential
 POLLING: Final = "GET /operations/{operation_id}"
 NEEDS_KEY: Final = {"POST /credits/consume", "POST /credits/holds"}
 

@@ -99,7 +99,7 @@ def test_the_seed_of_a_trial_is_a_credit_month_that_nobody_paid(on_clock: Api) -
     assert row["actor"] == {"kind": "system", "id": None, "name": None}
     assert (row["payment"], row["operation"], row["hold"]) == (None, None, None)
     assert (row["reason"], row["idempotency_key"], row["posting_seqs"]) == (None, None, [])
-    assert (row["reverses_seq"], row["reversed_by_seq"]) == (None, None)
+    assert (row["reverses_seq"], row["reversed_by_seqs"], row["refund"]) == (None, [], None)
 
 
 def test_the_seed_of_a_paid_month_names_its_payment(on_clock: Api, admin: Api, engine: Engine, cleo: Customer) -> None:
@@ -252,7 +252,7 @@ def test_a_reversal_gives_back_and_both_rows_name_each_other(
     operation_id = reverse(admin, engine, ada, 4)
     back, undone = explained(customer, 5), explained(customer, 3)
     assert (back["kind"], back["amount"], back["rule"]["name"]) == ("reverse", 2_000, "given_back")
-    assert (back["reverses_seq"], undone["reversed_by_seq"]) == (3, 5)
+    assert (back["reverses_seq"], undone["reversed_by_seqs"]) == (3, [5])
     assert (back["posting_seqs"], back["reason"]) == ([6], "it failed")
     assert back["operation"] == {"id": operation_id, "kind": "reverse_credits"} == explained(customer, 6)["operation"]
     assert undone["operation"] is None

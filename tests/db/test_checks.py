@@ -30,6 +30,10 @@ SECOND_PERIOD = """
         ORDER BY starts_at OFFSET 1 LIMIT 1
     )
     """
+FAILED = "status = 'failed', problem = 'x', applied_at = NULL"
+REFUND = "amount_minor = 4450"
+REFUND_KEY = f"(SELECT 'refund:' || replace(id::text, '-', '') FROM refunds WHERE {REFUND})"
+IMPORTED_REFERENCE = "(SELECT reference FROM invoices WHERE account_id = %(imported)s)"
 VOID = "status = 'void', voided_at = now(), paid_at = NULL"
 
 BREAKS = [
@@ -544,6 +548,20 @@ BREAKS = [
         ),
     ),
     case(
+        "row_reversed_once",
+        "twice by a refund",
+        "DROP INDEX credit_transaction_reversed_once",
+        copy("credit_transactions", f"idempotency_key = {REFUND_KEY}", "'seq', 99, 'line', 9", "reverses_seq"),
+    ),
+    case(
+        "seed_reversed_within_its_amount",
+        "more in all",
+        f"""
+        UPDATE credit_transactions SET amount = -1000 WHERE idempotency_key = {REFUND_KEY}
+        RETURNING reverses_seq
+        """,
+    ),
+    case(
         "credits_event_once_per_month",
         "twice",
         "DROP INDEX event_recorded_once",
@@ -562,9 +580,19 @@ BREAKS = [
         for kind, whose in [
             ("subscription.started", "card"),
             ("payment.succeeded", "card"),
+            ("payment.refunded", "refunded"),
             ("bank_transfer.approved", "transfer"),
             ("credits.exhausted", "spent"),
         ]
+    ),
+    case(
+        "event_is_about_its_account",
+        "unapplied money of another account's invoice",
+        """
+        UPDATE events SET account_id = %(expired)s, kind = 'payment.unapplied'
+        WHERE id = (SELECT max(id) FROM events WHERE kind = 'payment.succeeded' AND account_id = %(card)s)
+        RETURNING subject_id
+        """,
     ),
     case(
         "nothing_spent_after_expiry",
@@ -674,7 +702,7 @@ BREAKS = [
     case(
         "paid_invoice_has_one_payment",
         "none",
-        "UPDATE payments SET status = 'failed', problem = 'x' WHERE account_id = %(card)s RETURNING invoice_id",
+        f"UPDATE payments SET {FAILED} WHERE account_id = %(card)s RETURNING invoice_id",
     ),
     case(
         "paid_invoice_has_one_payment",
@@ -707,7 +735,7 @@ BREAKS = [
             ("amount", "amount_minor = amount_minor - 1"),
             ("currency", "currency = 'EUR'"),
             ("method", "provider = 'manual'"),
-            ("instant", "confirmed_at = confirmed_at + interval '1 s'"),
+            ("instant", "applied_at = applied_at + interval '1 s'"),
         ]
     ),
     case(
@@ -728,7 +756,60 @@ BREAKS = [
     case(
         "payment_intent_answered",
         "unanswered",
-        "UPDATE payments SET status = 'pending' WHERE account_id = %(card)s RETURNING id",
+        "UPDATE payments SET status = 'pending', applied_at = NULL WHERE account_id = %(card)s RETURNING id",
+    ),
+    case(
+        "saved_method_can_be_charged",
+        "nothing saved",
+        "UPDATE accounts SET saved_payment_method = 'stripe' WHERE id = %(card)s RETURNING id",
+    ),
+    case(
+        "refunded_is_sum_of_refunds",
+        "payment",
+        "UPDATE payments SET refunded_minor = refunded_minor - 1 WHERE account_id = %(refunded)s RETURNING id",
+    ),
+    case(
+        "refunded_is_sum_of_refunds",
+        "failed",
+        f"UPDATE refunds SET status = 'failed', problem = 'x' WHERE {REFUND} RETURNING payment_id",
+    ),
+    case("refunded_is_sum_of_refunds", "gone", f"DELETE FROM refunds WHERE {REFUND} RETURNING payment_id"),
+    case(
+        "refund_is_of_its_payments_currency",
+        "another",
+        f"UPDATE refunds SET currency = 'EUR' WHERE {REFUND} RETURNING id",
+    ),
+    case(
+        "refund_reversed_as_the_ledger_says",
+        "refund",
+        f"UPDATE refunds SET reversed_credits = reversed_credits + 1 WHERE {REFUND} RETURNING id",
+    ),
+    case(
+        "refund_reversed_as_the_ledger_says",
+        "ledger",
+        f"DELETE FROM credit_transactions WHERE idempotency_key = {REFUND_KEY}",
+        f"SELECT id FROM refunds WHERE {REFUND}",
+    ),
+    case(
+        "refund_reversed_as_the_ledger_says",
+        "another payment",
+        f"""
+        UPDATE credit_transactions SET source_id = gen_random_uuid() WHERE idempotency_key = {REFUND_KEY}
+        RETURNING idempotency_key
+        """,
+    ),
+    case(
+        "refund_reversed_as_the_ledger_says",
+        "no refund",
+        f"DELETE FROM refunds WHERE {REFUND} RETURNING 'refund:' || replace(id::text, '-', '')",
+    ),
+    case(
+        "refund_answered",
+        "unanswered",
+        f"""
+        UPDATE refunds SET status = 'pending', confirmed_at = NULL, external_refund_id = NULL WHERE {REFUND}
+        RETURNING id
+        """,
     ),
     *(
         case(
@@ -747,7 +828,7 @@ BREAKS = [
     case(
         "approved_transfer_has_its_payment",
         "failed",
-        "UPDATE payments SET status = 'failed', problem = 'x' WHERE account_id = %(transfer)s",
+        f"UPDATE payments SET {FAILED} WHERE account_id = %(transfer)s",
         "SELECT id FROM bank_transfers WHERE account_id = %(transfer)s",
     ),
     case(
@@ -770,6 +851,59 @@ BREAKS = [
         )
         for status, who in [("approved", "%(transfer)s"), ("pending", "%(awaiting)s")]
     ),
+    case(
+        "money_in_has_its_payment",
+        "none",
+        "UPDATE payments SET bank_entry_id = NULL WHERE external_payment_id = 'unknown'",
+        "SELECT id FROM bank_entries WHERE transaction_id = 'unknown'",
+    ),
+    case(
+        "money_in_has_its_payment",
+        "two",
+        "DROP INDEX payment_of_bank_entry",
+        copy(
+            "payments",
+            "external_payment_id = 'unknown'",
+            "'id', gen_random_uuid(), 'external_payment_id', 'again'",
+            "bank_entry_id",
+        ),
+    ),
+    case(
+        "money_in_has_its_payment",
+        "one of money out",
+        """
+        UPDATE payments SET bank_entry_id = (SELECT id FROM bank_entries WHERE transaction_id = 'fee')
+        WHERE account_id = %(card)s RETURNING bank_entry_id
+        """,
+    ),
+    *(
+        case(
+            "entry_payment_is_its_entry",
+            what,
+            f"UPDATE payments SET {change} WHERE external_payment_id = 'exact' RETURNING id",
+        )
+        for what, change in [
+            ("by card", "provider = 'stripe'"),
+            ("under another id", "external_payment_id = 'x'"),
+            ("of no entry", "bank_entry_id = gen_random_uuid()"),
+        ]
+    ),
+    case(
+        "entry_payment_is_its_entry",
+        "under the external id of an entry that has another",
+        """
+        UPDATE payments p SET external_payment_id = e.iban FROM bank_entries e
+        WHERE e.id = p.bank_entry_id AND p.external_payment_id = 'unknown' RETURNING p.id
+        """,
+    ),
+    case(
+        "entry_payment_is_its_entry",
+        "failed",
+        drop("payments", "payment_unapplied_was_received"),
+        """
+        UPDATE payments SET status = 'failed', problem = 'x' WHERE external_payment_id = 'unknown' RETURNING id
+        """,
+    ),
     *(
         case(
             "decision_is_audited",
@@ -780,7 +914,13 @@ BREAKS = [
             ("bank_transfer.approved", "account_id = %(transfer)s", "subject_id"),
             ("bank_transfer.rejected", "account_id = %(rejected)s", "subject_id"),
             ("payment.recorded", "account_id = %(returned)s", "operation_id"),
+            (
+                "payment.refunded",
+                newest("audit_log", "account_id = %(refunded)s AND action = 'payment.refunded'"),
+                "operation_id",
+            ),
             ("plan.assigned", "account_id = %(enterprise)s", "operation_id"),
+            ("bank_statement.imported", "true", "operation_id"),
             (
                 "credits.adjusted",
                 newest("audit_log", "account_id = %(card)s AND action = 'credits.adjusted'"),
@@ -840,6 +980,7 @@ BREAKS = [
             ("invoice_id", "open_invoice"),
             ("payment_id", "confirm_payment"),
             ("bank_transfer_id", "submit_bank_transfer"),
+            ("statement_id", "import_bank_statement"),
         ]
     ),
     case(
@@ -903,6 +1044,35 @@ TROUBLES = [
             (SELECT invoice_id FROM bank_transfers WHERE account_id = %(awaiting)s) RETURNING id
         """,
     ),
+    case(
+        "entry_brought_other_money",
+        "less",
+        "UPDATE bank_entries SET amount_minor = 88_00 WHERE transaction_id = 'exact' RETURNING id",
+    ),
+    case(
+        "entry_brought_other_money",
+        "euros",
+        "UPDATE bank_entries SET currency = 'EUR' WHERE transaction_id = 'exact' RETURNING id",
+    ),
+    case(
+        "money_went_back",
+        "a payment that the bank took back",
+        f"UPDATE bank_entries SET remittance = {IMPORTED_REFERENCE} WHERE transaction_id = 'fee' RETURNING id",
+    ),
+    case(
+        "money_went_back",
+        "more than was refunded",
+        "UPDATE payments SET refunded_minor = 4_49 WHERE external_payment_id = 'exact'",
+        f"UPDATE bank_entries SET remittance = {IMPORTED_REFERENCE} WHERE transaction_id = 'fee' RETURNING id",
+    ),
+    case(
+        "money_went_back",
+        "a refund that came back",
+        f"""
+        UPDATE bank_entries SET reference = {IMPORTED_REFERENCE}, returned = true
+        WHERE transaction_id = 'unknown' RETURNING id
+        """,
+    ),
     case("nobody_can_sign_up", "no way", "DELETE FROM plan_assigners WHERE assigned_by = 'signup'", "SELECT 1"),
 ]
 
@@ -924,7 +1094,15 @@ def test_the_world_holds_every_situation(healthy: Healthy) -> None:
             "suspended",
             "cancelled",
         }
-        for table in ("subscription_periods", "payments", "bank_transfers", "holds", "operations", "audit_log"):
+        for table in (
+            "subscription_periods",
+            "payments",
+            "refunds",
+            "bank_transfers",
+            "holds",
+            "operations",
+            "audit_log",
+        ):
             assert tx.scalar(f"SELECT count(*) FROM {table}") > 2, table
 
 
@@ -949,6 +1127,18 @@ def test_what_waits_for_somebody_is_a_warning(healthy: Healthy, name: str, state
         found = [check.name for check in WARNINGS if checks.find(tx, check, rules)]
 
     assert found == [name]
+
+
+def test_what_a_refund_tells_of_is_no_warning(healthy: Healthy) -> None:
+    with healthy.undone(enforced=False) as tx:
+        tx.execute("UPDATE payments SET refunded_minor = 4_50 WHERE external_payment_id = 'exact'")
+        tx.execute("UPDATE payments SET refunded_minor = amount_minor WHERE external_payment_id = 'unknown'")
+        tx.execute(
+            f"UPDATE bank_entries SET remittance = {IMPORTED_REFERENCE}, returned = amount_minor > 0", **healthy.ids
+        )
+        rules = plans.load_rules(tx, healthy.settings)
+        (check,) = [check for check in WARNINGS if check.name == "money_went_back"]
+        assert checks.find(tx, check, rules) is None
 
 
 def test_every_rule_has_a_case_that_breaks_it() -> None:

@@ -14,6 +14,9 @@ NEW_ROW = "'seq', 99, 'idempotency_key', 'other'"
 FIRST_ROW = "account_id = %(card)s AND seq = 1"
 FIRST_EVENT = "account_id = %(card)s AND kind = 'subscription.started'"
 OUT_OF_CREDITS = "account_id = %(spent)s AND kind = 'credits.exhausted'"
+REFUND = "amount_minor = 4450"
+EXACT = "transaction_id = 'exact'"
+UNAPPLIED = "'unapplied_reason', 'unmatched', 'applied_at', NULL"
 SIGNUP = "kind = 'sign_up' AND account_id = %(expired)s"
 CHECKOUT = "kind = 'open_invoice' AND account_id = %(card)s"
 SECOND_PERIOD = """
@@ -34,6 +37,13 @@ SESSION = """
     VALUES (gen_random_uuid(), {}, now(), now(), {})
     """
 USER = "(SELECT id FROM users WHERE account_id = %(card)s)"
+PENDING = f"{NEW_ID}, 'operation_id', gen_random_uuid(), 'status', 'pending', 'applied_at', NULL"
+ATTEMPT = f"{PENDING}, 'external_payment_id', NULL, 'attempt', 1, 'customer_ref', 'c', 'payment_method_ref', 'm'"
+CUSTOMER = "INSERT INTO provider_customers (account_id, provider, customer_ref) VALUES ({}, '{}', 'c')"
+PROVIDER_EVENT = """
+    INSERT INTO provider_events (provider, event_id, type, occurred_at, operation_id, ignored)
+    VALUES ('stripe', 'evt', 'x', now(), {}, {})
+    """
 
 # Never reached, because the primary key is broken first: they are there for foreign keys to point at.
 ANCHORS = {"plan_slug_named_once_with_id", "site_of_account", "credit_grant_of_account"}
@@ -287,16 +297,65 @@ CASES = [
         "payments",
         [
             ("payment_provider_known", "provider = 'shells'", "account_id = %(card)s"),
-            ("payment_status_known", "status = 'odd'", "account_id = %(card)s"),
+            ("payment_status_known", "status = 'odd', applied_at = NULL", "account_id = %(card)s"),
             ("payment_success_is_complete", "amount_minor = NULL", "account_id = %(card)s"),
             ("payment_success_is_complete", "confirmed_at = NULL", "account_id = %(card)s"),
+            ("payment_success_is_complete", "external_payment_id = NULL", "account_id = %(card)s"),
             ("payment_failure_has_problem", "problem = 'x'", "account_id = %(card)s"),
+            ("payment_applied_has_instant", "applied_at = NULL", "account_id = %(card)s"),
+            ("payment_applied_has_instant", "unapplied_reason = 'x'", "account_id = %(card)s"),
+            ("payment_applied_names_its_invoice", "invoice_id = NULL", "account_id = %(card)s"),
+            ("payment_applied_names_its_invoice", "account_id = NULL", "account_id = %(card)s"),
+            ("payment_attempt_names_what_is_charged", "attempt = 1", "account_id = %(card)s"),
+            ("payment_attempt_names_what_is_charged", "customer_ref = 'c'", "account_id = %(card)s"),
+            (
+                "payment_attempt_names_what_is_charged",
+                "attempt = 0, customer_ref = 'c', payment_method_ref = 'm'",
+                "account_id = %(card)s",
+            ),
             (
                 "payment_settles_once",
                 "external_payment_id = (SELECT external_payment_id FROM payments WHERE account_id = %(overdue)s)",
                 "account_id = %(card)s",
             ),
         ],
+    ),
+    refused(
+        "payment_unapplied_was_received",
+        "pending",
+        copy("payments", "account_id = %(card)s", f"{PENDING}, 'unapplied_reason', 'x'"),
+    ),
+    refused(
+        "payment_attempted_once",
+        "twice",
+        copy("payments", "account_id = %(card)s", ATTEMPT),
+        copy("payments", "account_id = %(card)s", ATTEMPT),
+    ),
+    refused("provider_customer_provider_known", "shells", CUSTOMER.format("%(card)s", "shells")),
+    refused(
+        "provider_customer_once",
+        "of two accounts",
+        CUSTOMER.format("%(card)s", "stripe"),
+        CUSTOMER.format("%(spent)s", "stripe"),
+    ),
+    refused(
+        "checkout_provider_known",
+        "shells",
+        """
+        INSERT INTO checkouts (provider, external_payment_id, account_id, invoice_id, saves_method)
+        SELECT 'shells', 'p', account_id, id, false FROM invoices WHERE account_id = %(card)s
+        """,
+    ),
+    refused("provider_event_works_or_is_ignored", "neither", PROVIDER_EVENT.format("NULL", "NULL")),
+    refused("provider_event_works_or_is_ignored", "both", PROVIDER_EVENT.format("gen_random_uuid()", "'x'")),
+    *(
+        refused(
+            "provider_event_append_only",
+            statement.partition(" ")[0],
+            PROVIDER_EVENT.format("NULL", "'x'"),
+            statement,
+        )
+        for statement in ("UPDATE provider_events SET type = 'x'", "DELETE FROM provider_events")
     ),
     refused(
         "payment_one_per_operation",
@@ -325,6 +384,27 @@ CASES = [
         ),
     ),
     *updates(
+        "payments",
+        [
+            ("payment_refunded_within_amount", "refunded_minor = amount_minor + 1", "account_id = %(card)s"),
+            ("payment_refunded_within_amount", "refunded_minor = -1", "account_id = %(card)s"),
+        ],
+    ),
+    *updates(
+        "refunds",
+        [
+            ("refund_status_known", "status = 'odd'", REFUND),
+            ("refund_amount_positive", "amount_minor = 0", REFUND),
+            ("refund_failure_has_problem", "status = 'failed'", REFUND),
+            ("refund_failure_has_problem", "problem = 'x'", REFUND),
+            ("refund_answer_has_instant", "confirmed_at = NULL", REFUND),
+            ("refund_answer_has_instant", "confirmed_at = now()", "status = 'pending'"),
+            ("refund_credits_not_negative", "reversed_credits = -1", REFUND),
+            ("refund_credits_not_negative", "spent_credits = -1", REFUND),
+        ],
+    ),
+    refused("refund_known_once", "twice", copy("refunds", REFUND, NEW_ID)),
+    *updates(
         "bank_transfers",
         [
             ("bank_transfer_status_known", "status = 'odd', rejection_reason = NULL", "account_id = %(rejected)s"),
@@ -341,6 +421,33 @@ CASES = [
     ),
     refused(
         "bank_transfer_one_approved_per_invoice", "two", copy("bank_transfers", "account_id = %(transfer)s", NEW_ID)
+    ),
+    # Bank statements
+    *updates(
+        "bank_statements",
+        [
+            ("bank_statement_format_known", "format = 'ofx'", "true"),
+            ("bank_statement_not_empty", "content = ''", "true"),
+        ],
+    ),
+    refused("bank_statement_once_per_operation", "two", copy("bank_statements", "true", NEW_ID)),
+    refused("bank_entry_once", "twice", copy("bank_entries", EXACT, NEW_ID)),
+    refused(
+        "bank_entry_amount_not_zero",
+        "nothing",
+        copy("bank_entries", EXACT, f"{NEW_ID}, 'external_id', 'other', 'amount_minor', 0"),
+    ),
+    refused("bank_entry_append_only", "changed", f"UPDATE bank_entries SET amount_minor = 1 WHERE {EXACT}"),
+    refused("bank_entry_append_only", "taken out", f"DELETE FROM bank_entries WHERE {EXACT}"),
+    refused(
+        "payment_of_bank_entry",
+        "two payments",
+        copy("payments", "external_payment_id = 'exact'", f"{NEW_ID}, 'external_payment_id', 'other', {UNAPPLIED}"),
+    ),
+    refused(
+        "payment_of_known_bank_entry",
+        "of no entry",
+        "UPDATE payments SET bank_entry_id = gen_random_uuid() WHERE external_payment_id = 'unknown'",
     ),
     # Credits
     *updates(
@@ -392,7 +499,7 @@ CASES = [
         copy(
             "credit_transactions",
             FIRST_ROW,
-            "'seq', 100, 'idempotency_key', 'again', 'kind', 'reverse', 'reverses_seq', 1",
+            "'seq', 100, 'idempotency_key', 'other', 'line', 7, 'kind', 'reverse', 'reverses_seq', 1",
         ),
     ),
     *(

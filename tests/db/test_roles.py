@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from shared.config import Settings
 from shared.db.engine import ActAs, Database, Tx
 from shared.db.migrations import run
-from tests.db.world import Healthy
+from tests.db.world import Healthy, copy
 
 APPEND_ONLY = {
     "credit_transactions": "credit_transaction_append_only",
@@ -78,6 +78,20 @@ def test_no_process_rewrites_what_is_for_sale(healthy: Healthy, role: ActAs) -> 
         with pytest.raises(DBAPIError) as refusal, acting(healthy, role) as tx:
             tx.execute(attempt)
         assert getattr(refusal.value.orig, "sqlstate", None) == "42501", attempt
+
+
+def test_what_a_bank_has_said_is_written_by_workers_alone_and_changed_by_nobody(healthy: Healthy) -> None:
+    for role, attempt in (
+        (ActAs.API, copy("bank_entries", "transaction_id = 'exact'", "'id', gen_random_uuid(), 'external_id', 'new'")),
+        (ActAs.API, "UPDATE bank_entries SET amount_minor = 1"),
+        (ActAs.WORKER, "UPDATE bank_entries SET amount_minor = 1"),
+        (ActAs.WORKER, "DELETE FROM bank_entries"),
+        (ActAs.API, "UPDATE bank_statements SET content = 'x'"),
+        (ActAs.WORKER, "UPDATE bank_statements SET content = 'x'"),
+    ):
+        with pytest.raises(DBAPIError) as refusal, acting(healthy, role) as tx:
+            tx.execute(attempt)
+        assert getattr(refusal.value.orig, "sqlstate", None) == "42501", (role, attempt)
 
 
 # --- whoever migrates ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from typing import Any, Final
 from uuid import UUID
@@ -13,46 +14,67 @@ from msgspec import Struct
 
 from shared.clock import utc_now
 from shared.config import Settings, get_settings
-from shared.db import admins, api_keys, credits, operations, payments, plans, sites, test_clocks
+from shared.db import admins, api_keys, bank_statements, credits, operations, payments, plans, sites, test_clocks
 from shared.db.engine import Database, Tx
 from shared.domain.invoice import PaymentMethod
-from shared.domain.operation import OperationKind, PrincipalKind
-from shared.domain.payment import ProviderPayment
+from shared.domain.operation import Operation, OperationKind, PrincipalKind
+from shared.domain.payment import ProviderPayment, ProviderRefund, ProviderStatus
+from shared.domain.plan import Rules
 from shared.domain.requests import (
+    REQUESTS,
     AdjustCredits,
     AdvanceTestClock,
     ApproveBankTransfer,
     AssignPlan,
     CancelSubscription,
     ConfirmPayment,
+    ImportBankStatement,
     OpenInvoice,
     RecordPayment,
+    RefundPayment,
     RejectBankTransfer,
     ReverseCredits,
     SignUp,
     SubmitBankTransfer,
 )
+from shared.domain.statement import BankEntry, StatementFormat
 from shared.errors import BillingError
 from shared.ids import new_id
+from shared.statements import parse
 from shared.usecases.adjust_credits import adjust_credits
 from shared.usecases.advance_test_clock import advance_test_clock
+from shared.usecases.apply_payment import apply_payment
 from shared.usecases.approve_bank_transfer import approve_bank_transfer
 from shared.usecases.assign_plan import assign_plan
 from shared.usecases.cancel_subscription import cancel_subscription
 from shared.usecases.confirm_payment import record_intent, settle_confirmed
+from shared.usecases.import_bank_statement import import_entries, load_file
 from shared.usecases.open_invoice import open_invoice
 from shared.usecases.record_payment import record_payment
+from shared.usecases.refund_payment import complete_refund, record_refund
 from shared.usecases.reject_bank_transfer import reject_bank_transfer
 from shared.usecases.reverse_credits import reverse_credits
 from shared.usecases.sign_up import sign_up
 from shared.usecases.submit_bank_transfer import submit_bank_transfer
+from tests.statements.samples import csv_table, entry
 
 START: Final = datetime(2026, 1, 31, 9, tzinfo=UTC)
 
-HANDLERS: Final[dict[OperationKind, Callable[..., dict[str, Any]]]] = {
+
+def import_file(
+    tx: Tx, operation: Operation, request: ImportBankStatement, rules: Rules, *, now: datetime
+) -> dict[str, Any]:
+    """The three steps of an import, in one transaction."""
+    file = load_file(tx, operation, request, rules)
+    return import_entries(tx, operation, request, parse(file.content, file.format), rules, now=now)
+
+
+HANDLERS: Final[dict[OperationKind, Callable[..., dict[str, Any] | BillingError]]] = {
     OperationKind.SIGN_UP: sign_up,
     OperationKind.OPEN_INVOICE: open_invoice,
     OperationKind.RECORD_PAYMENT: record_payment,
+    OperationKind.APPLY_PAYMENT: apply_payment,
+    OperationKind.IMPORT_BANK_STATEMENT: import_file,
     OperationKind.SUBMIT_BANK_TRANSFER: submit_bank_transfer,
     OperationKind.APPROVE_BANK_TRANSFER: approve_bank_transfer,
     OperationKind.REJECT_BANK_TRANSFER: reject_bank_transfer,
@@ -125,7 +147,7 @@ class World:
         invoice = self.tx.one("SELECT amount_minor, currency FROM invoices WHERE id = %(id)s", id=invoice_id)
         answer = ProviderPayment(
             external_payment_id=external_payment_id or f"card-{new_id()}",
-            succeeded=True,
+            status=ProviderStatus.SUCCEEDED,
             amount_minor=invoice.amount_minor,
             currency=invoice.currency,
             account_id=customer.account_id,
@@ -137,6 +159,21 @@ class World:
             external_payment_id=answer.external_payment_id,
         )
         return UUID(self.ask(OperationKind.CONFIRM_PAYMENT, request, customer, answer=answer)["payment_id"])
+
+    def refund(
+        self,
+        customer: Customer,
+        payment_id: UUID,
+        amount_minor: int,
+        status: ProviderStatus = ProviderStatus.SUCCEEDED,
+    ) -> UUID:
+        """An admin gives money back, and the provider has come so far with it."""
+        answer = ProviderRefund(
+            refund_id=f"re-{new_id()}", status=status, amount_minor=amount_minor, currency="USD", reason="closed"
+        )
+        request = RefundPayment(payment_id=payment_id, amount_minor=amount_minor, reason="unhappy")
+        result = self.ask(OperationKind.REFUND_PAYMENT, request, customer, by_admin=True, answer=answer)
+        return UUID(result["refund_id"])
 
     def submit_transfer(self, customer: Customer, plan: str = "starter") -> UUID:
         """A bank transfer for a new invoice, undecided."""
@@ -155,6 +192,25 @@ class World:
             override_reason=override,
         )
         self.ask(OperationKind.APPROVE_BANK_TRANSFER, request, customer, by_admin=True)
+
+    def import_statement(self, *entries: BankEntry) -> None:
+        """A bank's file is handed in and imported, and the money in it applied where it fits exactly."""
+        statement_id, content = new_id(), csv_table(entries)
+        request = ImportBankStatement(statement_id=statement_id)
+        operation_id = self.accept(OperationKind.IMPORT_BANK_STATEMENT, request, by_admin=True)
+        bank_statements.insert(
+            self.tx,
+            statement_id=statement_id,
+            operation_id=operation_id,
+            format=StatementFormat.CSV,
+            content=content,
+            content_hash=sha256(content).digest(),
+            uploaded_by=self.admin_id,
+        )
+        self.execute(operation_id)
+        scheduled = "SELECT id FROM operations WHERE kind = 'apply_payment' AND status = 'pending'"
+        for row in self.tx.rows(scheduled):
+            self.execute(row.id)
 
     def advance(self, customer: Customer, to: datetime) -> None:
         """Time passes on the customer's clock."""
@@ -175,9 +231,15 @@ class World:
         customer: Customer | None = None,
         *,
         by_admin: bool = False,
-        answer: ProviderPayment | None = None,
+        answer: ProviderPayment | ProviderRefund | None = None,
     ) -> dict[str, Any]:
         """Accept an operation and execute it, as the API and a worker do. Raises its refusal, recorded."""
+        return self.execute(self.accept(kind, request, customer, by_admin=by_admin), answer=answer)
+
+    def accept(
+        self, kind: OperationKind, request: Struct, customer: Customer | None = None, *, by_admin: bool = False
+    ) -> UUID:
+        """Write an operation down."""
         operation_id, now = new_id(), self.now
         principal: tuple[PrincipalKind, UUID | None] = (PrincipalKind.ANONYMOUS, None)
         if by_admin:
@@ -199,25 +261,38 @@ class World:
             first_send_at=now,
             now=now,
         )
+        return operation_id
+
+    def execute(self, operation_id: UUID, *, answer: ProviderPayment | ProviderRefund | None = None) -> dict[str, Any]:
+        """Do what an operation asks for. Raises its refusal, recorded."""
+        now = self.now
         operation = operations.begin_attempt(self.tx, operation_id)
         assert operation is not None
+        request = msgspec.convert(operation.payload, REQUESTS[operation.kind])
         try:
             with self.tx.savepoint():
-                if answer is None:
-                    result = HANDLERS[kind](self.tx, operation, request, self.rules, now=now)
+                result: dict[str, Any] | BillingError
+                if isinstance(request, RefundPayment):
+                    assert isinstance(answer, ProviderRefund)
+                    record_refund(self.tx, operation, request, self.rules)
+                    result = complete_refund(self.tx, operation, request, answer, self.rules, now=now)
+                elif answer is None:
+                    result = HANDLERS[operation.kind](self.tx, operation, request, self.rules, now=now)
                 else:
                     assert isinstance(request, ConfirmPayment)
+                    assert isinstance(answer, ProviderPayment)
                     record_intent(self.tx, operation, request, self.rules)
                     result = settle_confirmed(self.tx, operation, request, answer, self.rules, now=now)
         except BillingError as refusal:
             payments.fail(self.tx, operation_id, refusal, at=now)
             operations.fail(self.tx, operation_id, refusal, now=now)
             raise
+        assert not isinstance(result, BillingError)
         operations.succeed(self.tx, operation_id, result=result, now=now)
         return result
 
 
-def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
+def populate(tx: Tx, settings: Settings, *, with_statements: bool = True) -> dict[str, UUID]:
     """Accounts in every situation that an account can be in, by the name of their situation."""
     world = World(tx, settings)
 
@@ -286,6 +361,13 @@ def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
     world.ask(OperationKind.ASSIGN_PLAN, gift, enterprise, by_admin=True)
     world.advance(enterprise, START + timedelta(days=40))
 
+    refunded = world.sign_up()
+    payment_id = world.pay(refunded, world.open_invoice(refunded, "starter"))
+    credits.consume(_asker(tx, refunded), 2_100, key="most", reason=None, now=START)
+    world.refund(refunded, payment_id, 8_90)
+    world.refund(refunded, payment_id, 44_50)
+    world.refund(refunded, payment_id, 10_00, ProviderStatus.PENDING)
+
     customers = {
         "trial": trial,
         "card": card,
@@ -302,8 +384,24 @@ def populate(tx: Tx, settings: Settings) -> dict[str, UUID]:
         "cancelled": cancelled,
         "leaving": leaving,
         "enterprise": enterprise,
+        "refunded": refunded,
     }
+    if with_statements:
+        customers["imported"] = _import_statement(world)
     return {name: customer.account_id for name, customer in customers.items()}
+
+
+def _import_statement(world: World) -> Customer:
+    """A statement with an exact payment of a customer, a payment of nobody knows whom, and a fee; the customer."""
+    customer = world.sign_up()
+    invoice_id = world.open_invoice(customer, "starter", PaymentMethod.BANK_TRANSFER)
+    reference = world.tx.scalar("SELECT reference FROM invoices WHERE id = %(id)s", id=invoice_id)
+    world.import_statement(
+        entry(currency="USD", transaction_id="exact", remittance=reference),
+        entry(currency="USD", transaction_id="unknown", remittance="thank you"),
+        entry(currency="USD", transaction_id="fee", amount_minor=-4_50, remittance="account fee"),
+    )
+    return customer
 
 
 def _use_credits(tx: Tx, customer: Customer) -> None:

@@ -1,73 +1,15 @@
 """The whole system as real processes, with faults: what was answered 202 happens, once."""
 
-import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-import redis
 
 from shared.clock import monotonic
-from shared.config import Settings
-from shared.db import plans
-from shared.db.engine import Database
-from shared.db.migrations import run
-from shared.domain.plan import SEED_PLANS
-from shared.embedded import Valkey, servers
-from shared.ids import new_id
-from workers.demo import PASSWORD, eventually
-from workers.stack import Stack
+from tests.processes.conftest import System
+from workers.demo import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
-
-
-class System:
-    """A stack on servers of its own, which a test may kill."""
-
-    def __init__(self, stack: Stack, database: Database, broker: Valkey) -> None:
-        self.stack = stack
-        self.database = database
-        self.broker = broker
-
-    def sign_up(self) -> httpx.Response:
-        body = {"account_name": "Ada", "email": f"{new_id().hex}@example.com", "password": PASSWORD}
-        return httpx.post(f"{self.stack.url}/api/v1/signup", json=body, timeout=10)
-
-    def kill_broker(self) -> None:
-        os.kill(self.broker.pid, signal.SIGKILL)
-        eventually(lambda: None if self.broker.running() else True, "the broker to be gone")
-
-    def start_broker(self) -> None:
-        self.broker.start()
-        self.broker.wait()
-
-    def forget_all_messages(self) -> None:
-        with redis.Redis.from_url(self.broker.url) as client:
-            client.flushall()
-
-    def accounts(self) -> int:
-        with self.database.transaction() as tx:
-            return int(tx.scalar("SELECT count(*) FROM accounts WHERE kind = 'customer'"))
-
-    def eventually_has_accounts(self, count: int) -> None:
-        eventually(lambda: True if self.accounts() == count else None, f"{count} accounts")
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder: Path = tmp_path_factory.mktemp("system")
-    wanted = Settings(data_dir=folder, api_bind="127.0.0.1:0", billing_sandbox=True, beat_interval_seconds=1)
-    with servers(wanted, postgres_options=("fsync=off",)) as settings:
-        assert settings.database_url is not None
-        run.upgrade(settings.database_url)
-        database = Database(settings.database_url, application_name="tests")
-        with database.transaction() as tx:
-            plans.seed(tx, SEED_PLANS)
-        with Stack(settings) as stack:
-            yield System(stack, database, Valkey(folder / "valkey"))
-        database.dispose()
 
 
 def test_a_signup_with_the_broker_dead_is_accepted_and_done_when_it_is_back(system: System) -> None:

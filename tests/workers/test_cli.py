@@ -215,6 +215,8 @@ def test_what_cannot_work_is_told_in_one_line(
 def test_nothing_is_tried_out_in_production(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
     monkeypatch.setenv("SECRET_KEY", "s" * 32)
+    monkeypatch.setenv("SELLER_NAME", "Ada Ltd")
+    monkeypatch.setenv("SELLER_ADDRESS", "12 St James's Square|London")
     monkeypatch.setenv("SELLER_IBAN", "GB29NWBK60161331926819")
     result = run(command)
     assert result.exit_code == 2

@@ -90,7 +90,7 @@ def test_the_newest_rows_are_explained(settings: Settings, cleo: Customer) -> No
     assert by_seq[3]["operation"]["kind"] == "adjust_credits"
     assert by_seq[3]["actor"]["name"].endswith("@example.com"), "an operator sees who it was"
     assert (by_seq[4]["posting_seqs"], by_seq[4]["idempotency_key"]) == ([5], "most")
-    assert (by_seq[6]["reversed_by_seq"], by_seq[8]["reverses_seq"]) == (8, 6)
+    assert (by_seq[6]["reversed_by_seqs"], by_seq[8]["reverses_seq"]) == ([8], 6)
     assert [row["seq"] for row in document(settings, cleo.account_id, "--limit", 2)["ledger"]] == [9, 8]
 
 
@@ -135,10 +135,27 @@ def test_a_ledger_that_does_not_sum_up_names_the_checks_that_fail(
 def test_every_account_of_a_small_world_sums_up(settings: Settings, database: Database) -> None:
     with database.transaction() as tx:
         ids = populate(tx, settings)
-    for situation in ("card", "spent", "renewed", "returned", "enterprise"):
+    for situation in ("card", "spent", "renewed", "returned", "enterprise", "refunded"):
         told = document(settings, ids[situation])
         assert told["statement"]["fails"] == [], situation
         assert all(row["grant"]["opened_by_seq"] for row in told["ledger"]), situation
+
+
+def test_what_went_back_with_the_money_is_explained(settings: Settings, database: Database) -> None:
+    with database.transaction() as tx:
+        refunded = populate(tx, settings)["refunded"]
+    told = document(settings, refunded)
+    assert (told["statement"]["reversed"], told["statement"]["fails"]) == (-712, [])
+    assert [(row["amount"], row["refund"]["amount_minor"]) for row in told["ledger"][:3]] == [
+        (-112, 10_00),
+        (-500, 44_50),
+        (-100, 8_90),
+    ]
+    assert {row["actor"]["kind"] for row in told["ledger"][:3]} == {"admin"}
+    assert {row["seq"]: row["reversed_by_seqs"] for row in told["ledger"]}[2] == [5, 6, 7]
+    shown = " ".join(explain(settings, refunded).split())
+    for words in ("the money went back", "of USD 44.50, of payment", '"unhappy"', "undone by row 5, 6, 7"):
+        assert words in shown
 
 
 def test_the_whole_ledger_is_printed_as_csv(settings: Settings, cleo: Customer) -> None:

@@ -15,7 +15,8 @@ from kombu.exceptions import OperationalError
 
 from shared.broker import queue_depth
 from shared.clock import utc_now
-from shared.db import credits
+from shared.db import checkouts, credits
+from shared.domain.invoice import PaymentMethod
 from shared.domain.operation import OperationKind
 from shared.domain.requests import SignUp
 from shared.errors import FutureInstant
@@ -85,6 +86,22 @@ def waiting(office: Office) -> None:
     office.accept(OperationKind.SIGN_UP, request, at=ago(seconds=10))
 
 
+def checked_out(office: Office) -> None:
+    office.now = ago(minutes=11)
+    who = office.sign_up()
+    invoice_id = office.open_invoice(who, method=PaymentMethod.STRIPE)
+    with office.database.transaction() as tx:
+        checkouts.open_checkout(
+            tx,
+            PaymentMethod.STRIPE,
+            "pi_1",
+            account_id=who.account_id,
+            invoice_id=invoice_id,
+            saves_method=False,
+            now=office.now,
+        )
+
+
 OUTCOME = "SELECT status FROM accounts WHERE kind = 'customer'"
 
 DUE: Table = {
@@ -95,6 +112,7 @@ DUE: Table = {
     Job.SEED_CREDITS: (yearly, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 2_000),
     Job.EXPIRE_CREDITS: (gifted, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 2_000),
     Job.RELEASE_HOLDS: (holding, "SELECT status FROM holds", "expired"),
+    Job.ASK_PROVIDERS: (checked_out, "SELECT count(*) FROM operations WHERE kind = 'confirm_payment'", 1),
     Job.RELAY_OPERATIONS: (waiting, "SELECT sends FROM operations WHERE kind = 'sign_up'", 1),
 }
 

@@ -27,8 +27,10 @@ from shared.domain.requests import (
 )
 from shared.errors import NotFound, RetryRefused
 from shared.messages import Queue
+from shared.providers.sandbox import GOOD_CARD
 from tests.factories import Table, cases, on
 from tests.office import Customer, Office
+from tests.statements.samples import camt053, entry
 from tests.workers.conftest import Worker
 
 SIGN_UP = SignUp(account_name="Ada", email="ada@example.com", password_hash="$argon2$secret")
@@ -96,11 +98,38 @@ def reverse(office: Office, who: Customer) -> UUID:
     return office.accept(OperationKind.REVERSE_CREDITS, request, account_id=who.account_id, by=office.admin_id)
 
 
+def charge(office: Office, who: Customer) -> UUID:
+    office.buy(who, saves_card=GOOD_CARD)
+    office.tick(on("2026-02-10"))
+    scheduled: UUID = office.row("SELECT id FROM operations WHERE kind = 'charge_invoice'").id
+    return scheduled
+
+
+def refund(office: Office, who: Customer) -> UUID:
+    office.buy(who)
+    return office.refunding(office.row("SELECT id FROM payments").id)
+
+
+def follow(office: Office, who: Customer) -> UUID:
+    office.buy(who)
+    return office.following(office.row("SELECT external_payment_id AS id FROM payments").id)
+
+
 def advance(office: Office, who: Customer) -> UUID:
     clock_id = office.make_clock(on("2026-01-10"))
     office.sign_up(clock_id=clock_id)
     request = AdvanceTestClock(test_clock_id=clock_id, to=on("2026-03-01"))
     return office.accept(OperationKind.ADVANCE_TEST_CLOCK, request, by=office.admin_id)
+
+
+def import_file(office: Office, who: Customer) -> UUID:
+    return office.statement(camt053([entry(currency="USD")], currency="USD"))
+
+
+def apply(office: Office, who: Customer) -> UUID:
+    office.execute(import_file(office, who))
+    payment = office.row("SELECT id FROM payments")
+    return office.application(who, payment.id, office.open_invoice(who))
 
 
 Accept = Callable[[Office, Customer], UUID]
@@ -110,6 +139,8 @@ KINDS: dict[OperationKind, Accept] = {
     OperationKind.OPEN_INVOICE: checkout,
     OperationKind.CONFIRM_PAYMENT: confirm,
     OperationKind.RECORD_PAYMENT: record,
+    OperationKind.APPLY_PAYMENT: apply,
+    OperationKind.IMPORT_BANK_STATEMENT: import_file,
     OperationKind.SUBMIT_BANK_TRANSFER: submit,
     OperationKind.APPROVE_BANK_TRANSFER: approve,
     OperationKind.REJECT_BANK_TRANSFER: reject,
@@ -117,6 +148,9 @@ KINDS: dict[OperationKind, Accept] = {
     OperationKind.ASSIGN_PLAN: assign,
     OperationKind.ADJUST_CREDITS: adjust,
     OperationKind.REVERSE_CREDITS: reverse,
+    OperationKind.CHARGE_INVOICE: charge,
+    OperationKind.REFUND_PAYMENT: refund,
+    OperationKind.FOLLOW_REFUNDS: follow,
     OperationKind.ADVANCE_TEST_CLOCK: advance,
 }
 every_kind = pytest.mark.parametrize("accept", KINDS.values(), ids=KINDS)
@@ -199,11 +233,16 @@ def too_much(office: Office, who: Customer) -> UUID:
     return office.accept(OperationKind.ADJUST_CREDITS, request, account_id=who.account_id, by=office.admin_id)
 
 
+def no_statement(office: Office, who: Customer) -> UUID:
+    return office.statement(b"hello")
+
+
 REFUSALS: Table = {
     "an address that is taken": (taken, "email_taken"),
     "a payment that was never made": (unpaid, "payment_not_succeeded"),
     "a provider that is not here": (by_stripe, "provider_unavailable"),
     "credits that are not there": (too_much, "insufficient_credits"),
+    "a file that is no statement": (no_statement, "invalid_statement"),
 }
 
 

@@ -13,15 +13,16 @@ from shared.db import credits, ledger
 from shared.db.engine import Tx
 from shared.domain.explanation import (
     Actor,
-    Decision,
     Explanation,
     Grant,
     GrantStatement,
     Period,
+    Refund,
     Settlement,
     Statement,
     statement,
 )
+from shared.domain.money import written
 from shared.errors import InvalidInput
 from workers.cli.accounts import Who, account_id_of
 from workers.cli.output import AsJson, console, facts, print_json, table
@@ -104,12 +105,13 @@ def _row(one: Explanation) -> dict[str, Any]:
         "grant": one.grant,
         "period": one.period,
         "payment": one.payment,
-        "operation": one.operation,
+        "refund": one.refund,
+        "operation": None if one.operation is None else {"id": one.operation.id, "kind": one.operation.kind},
         "hold": one.hold,
         "actor": one.actor(for_admins=True),
         "posting_seqs": one.posting_seqs,
         "reverses_seq": one.reverses_seq,
-        "reversed_by_seq": one.reversed_by_seq,
+        "reversed_by_seqs": one.reversed_by_seqs,
     }
 
 
@@ -192,16 +194,20 @@ def _by(row: dict[str, Any]) -> str:
 def _why(row: dict[str, Any]) -> Iterator[str]:
     period: Period | None = row["period"]
     payment: Settlement | None = row["payment"]
-    operation: Decision | None = row["operation"]
+    refund: Refund | None = row["refund"]
+    operation: dict[str, Any] | None = row["operation"]
     yield row["rule"].sentence
     if period is not None:
         paid = f", paid by {payment.provider} {payment.invoice_reference}" if payment is not None else ""
         yield f"{period.plan} from {period.starts_at:%Y-%m-%d} to {period.ends_at:%Y-%m-%d}{paid}"
+    if refund is not None:
+        money = written(refund.amount_minor, refund.currency)
+        yield f"refund {refund.id} of {money}, of payment {refund.payment_id}"
     if operation is not None:
-        yield f"{operation.kind} {operation.id}"
+        yield f"{operation['kind']} {operation['id']}"
     if row["reason"] is not None:
         yield f'"{row["reason"]}"'
     if row["reverses_seq"] is not None:
         yield f"undoes row {row['reverses_seq']}"
-    if row["reversed_by_seq"] is not None:
-        yield f"undone by row {row['reversed_by_seq']}"
+    if row["reversed_by_seqs"]:
+        yield f"undone by row {', '.join(str(seq) for seq in row['reversed_by_seqs'])}"
