@@ -47,14 +47,17 @@ def accept(
     account_id: UUID | None,
     body: BaseModel | None,
     key: str | None,
+    scope: str | None = None,
 ) -> Accepted:
     """Write down what was asked, or find what this Idempotency-Key stands for.
 
-    payload: of the type that `requests.REQUESTS` names for this kind.
+    payload: of the type that `requests.REQUESTS` names for this kind. scope: within which the key is unique, unless
+    that follows from who asks.
     Raises IdempotencyKeyReused when the key came with another request.
     """
     settings = services().settings
     now = utc_now()
+    request_hash, *earlier_hashes = security.request_hashes(settings, _canonical_request(body))
     operation_id, replayed = operations.accept(
         tx,
         operation_id=new_id(),
@@ -64,9 +67,10 @@ def accept(
         account_id=account_id,
         principal_kind=principal.kind if principal is not None else PrincipalKind.ANONYMOUS,
         principal_id=principal.id if principal is not None else None,
-        idempotency_scope=_scope(principal),
+        idempotency_scope=scope or _scope(principal),
         idempotency_key=key,
-        request_hash=security.request_hash(settings, _canonical_request(body)),
+        request_hash=request_hash,
+        earlier_hashes=earlier_hashes,
         first_send_at=now + timedelta(seconds=settings.relay_first_after_seconds),
         now=now,
     )

@@ -9,8 +9,27 @@ from msgspec import Struct
 
 from shared.db.sessions import Audience
 from shared.domain.account import Action
+from shared.domain.member import Role
 from shared.domain.operation import PrincipalKind
 from shared.errors import Forbidden
+
+__all__ = [
+    "ADMIN",
+    "PERMISSIONS",
+    "PUBLIC",
+    "REFRESH_TOKEN",
+    "Admin",
+    "Customer",
+    "Needs",
+    "Permission",
+    "Principal",
+    "Role",
+    "Scope",
+    "customer",
+    "forbidden",
+]
+
+API_KEY_HEADER: Final = "X-API-Key"
 
 
 class Permission(StrEnum):
@@ -24,16 +43,8 @@ class Permission(StrEnum):
     SITES_WRITE = "sites:write"
     API_KEYS_READ = "api-keys:read"
     API_KEYS_WRITE = "api-keys:write"
-
-
-class Role(StrEnum):
-    """What a user is to the account."""
-
-    OWNER = "owner"
-    ADMIN = "admin"
-    EDITOR = "editor"
-    VIEWER = "viewer"
-    DEVELOPER = "developer"
+    MEMBERS_READ = "members:read"
+    MEMBERS_WRITE = "members:write"
 
 
 class Scope(StrEnum):

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-import structlog
-from flask import Flask, Response, request
+from flask import Flask, request
 from flask.sessions import SessionInterface, SessionMixin
 from flask_openapi3.models.info import Info
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import auth, docs, health, metrics, problems, schemas
+from api import auth, docs, headers, health, metrics, problems, schemas, throttle
+from api.access import API_KEY_HEADER
 from api.routes import (
     accounts,
     admin,
@@ -24,6 +25,7 @@ from api.routes import (
     documents,
     events,
     invoices,
+    members,
     operations,
     payments,
     refunds,
@@ -37,7 +39,6 @@ from api.routes import (
 from api.services import EXTENSION, Services
 from shared import __version__
 from shared.config import Settings, get_settings
-from shared.ids import new_id
 
 ABOUT: Final = """\
 Accounts, subscriptions, payments and prepaid credits.
@@ -46,6 +47,10 @@ Whatever takes work is answered with 202 and done once: read the operation at `L
 failed, and send an `Idempotency-Key` so that asking again is safe. Reading, consuming and holding credits are answered
 at once. Refusals are problem documents (RFC 9457) with a stable `code`. Amounts of money are integers in minor units,
 instants are RFC 3339 in UTC.
+
+Requests are counted, an account's together, by its plan. Each answer says in `RateLimit-Limit`, `RateLimit-Remaining`
+and `RateLimit-Reset` (seconds) how that stands; beyond it, 429 and `Retry-After`. Cookies are ignored. Pages of other
+origins may call this API where it lists them; a browser's preflight may be kept for two hours.
 """
 
 ROUTES: Final = (
@@ -61,6 +66,7 @@ ROUTES: Final = (
     events.routes,
     sites.routes,
     api_keys.routes,
+    members.routes,
     operations.routes,
     sessions.admin_routes,
     bank_transfers.admin_routes,
@@ -80,7 +86,7 @@ SECURITY_SCHEMES: Final[dict[str, SecurityScheme | dict[str, Any]]] = {
     "token": TOKEN | {"description": "a user's access token"},
     "admin-token": TOKEN | {"description": "an admin's access token"},
     "refresh-token": TOKEN | {"description": "a refresh token"},
-    "api-key": {"type": "apiKey", "in": "header", "name": auth.API_KEY_HEADER},
+    "api-key": {"type": "apiKey", "in": "header", "name": API_KEY_HEADER},
 }
 
 
@@ -107,13 +113,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.session_interface = NoSessions()
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    if settings.trusted_proxies:
+        proxies = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     auth.install(app, settings)
     problems.install(app)
     health.install(app, settings)
+    headers.install(app, settings)
     metrics.install(app)
+    throttle.install(app, settings)
     larger_bodies: dict[str, int] = {}
-    app.before_request(partial(_begin, larger_bodies))
-    app.after_request(_finish)
+    app.before_request(partial(_bound_body, larger_bodies))
     for routes in ROUTES + (SANDBOX_ROUTES if settings.billing_sandbox else ()):
         app.register_api(routes)
     for endpoint, view in app.view_functions.items():
@@ -123,21 +133,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _begin(larger_bodies: Mapping[str, int]) -> None:
-    """larger_bodies: endpoints that take more than MAX_BODY_BYTES, and how much."""
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=new_id().hex)
+def _bound_body(larger_bodies: Mapping[str, int]) -> None:
+    """Refuse by its length what is not worth reading. larger_bodies: endpoints that take more, and how much."""
     larger = larger_bodies.get(request.endpoint or "")
     if larger is not None:
         request.max_content_length = max(larger, request.max_content_length or 0)
     if (request.content_length or 0) > (request.max_content_length or 0):
         raise RequestEntityTooLarge
-
-
-def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = structlog.contextvars.get_contextvars()["request_id"]
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
-    if "Cookie" in request.headers:
-        response.headers["Clear-Site-Data"] = '"cookies"'
-    return response

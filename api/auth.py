@@ -17,7 +17,18 @@ from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt import PyJWTError
 from msgspec import Struct
 
-from api.access import PERMISSIONS, Admin, Customer, Needs, Permission, Principal, Role, forbidden
+from api import throttle
+from api.access import (
+    API_KEY_HEADER,
+    PERMISSIONS,
+    Admin,
+    Customer,
+    Needs,
+    Permission,
+    Principal,
+    Role,
+    forbidden,
+)
 from api.services import services
 from shared import security
 from shared.clock import utc_now
@@ -33,7 +44,6 @@ from shared.errors import Forbidden, Unauthenticated, WrongAudience
 from shared.ids import new_id
 
 ALGORITHM: Final = "HS256"
-API_KEY_HEADER: Final = "X-API-Key"
 CLOCK_SKEW_SECONDS: Final = 10
 MAX_CREDENTIAL_LENGTH: Final = 2_048
 NO_WAY_FOR_KEYS: Final = "an API key does not reach this; sign in"
@@ -58,8 +68,8 @@ class Tokens(Struct, frozen=True, kw_only=True):
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Configure tokens: one algorithm, headers only, and a key that its id names."""
-    key = security.signing_key(settings, "tokens")
+    """Configure tokens: one algorithm, headers only, keys that their ids name; one key signs, all are recognised."""
+    key, *earlier = security.signing_keys(settings, "tokens")
     app.config.update(
         JWT_SECRET_KEY=key,
         JWT_ALGORITHM=ALGORITHM,
@@ -69,7 +79,7 @@ def install(app: Flask, settings: Settings) -> None:
         JWT_TOKEN_LOCATION=["headers"],
         JWT_ACCESS_TOKEN_EXPIRES=timedelta(minutes=settings.access_token_minutes),
     )
-    keys = {security.key_id(key): key}
+    keys = {security.key_id(known): known for known in (key, *earlier)}
     manager = JWTManager(app)
 
     @manager.decode_key_loader
@@ -135,6 +145,24 @@ def _issue(
     )
 
 
+def end_all_sessions(tx: Tx, audience: Audience, principal_id: UUID, *, account_id: UUID | None) -> None:
+    """Sign somebody out everywhere, this session included; the audit log says so."""
+    now = utc_now()
+    ended = sessions.revoke_all(tx, audience, principal_id, reason="logout_all", now=now)
+    audit.record(
+        tx,
+        at=now,
+        actor_kind=PRINCIPAL_KINDS[audience],
+        actor_id=principal_id,
+        action="session.all_revoked",
+        account_id=account_id,
+        subject_kind=str(PRINCIPAL_KINDS[audience]),
+        subject_id=principal_id,
+        reason="logout_all",
+        after={"sessions": ended},
+    )
+
+
 # --- letting in -------------------------------------------------------------------------------
 
 
@@ -181,6 +209,12 @@ class PrincipalAsker:
         structlog.contextvars.bind_contextvars(
             principal_kind=str(self.source), principal_id=str(row.asker_id), account_id=str(row.account_id)
         )
+        throttle.charge_account(
+            row.account_id,
+            row.requests_per_minute,
+            api_key_id=row.asker_id if self.source is Source.API_KEY else None,
+            served=True,
+        )
         if not row.permitted:
             raise forbidden(self._permission)
         if self.source is Source.API_KEY and api_keys.is_use_worth_noting(row.last_used_at, now=params["now"]):
@@ -199,7 +233,7 @@ _ASK: Final = """
     WITH principal AS MATERIALIZED ({principal}),
     asker AS (SELECT id, CASE WHEN {permitted} THEN account_id END AS account_id FROM principal)
     SELECT principal.id AS asker_id, {permitted} AS permitted, {last_used_at} AS last_used_at, principal.account_id,
-           answer.*
+           principal.requests_per_minute, answer.*
     FROM principal, asker CROSS JOIN LATERAL {{call}} AS answer
     """
 _ASK_AS_USER: Final = _ASK.format(
@@ -280,10 +314,14 @@ def _require_audience(token: Token, audiences: frozenset[Audience]) -> None:
 def _live(tx: Tx, token: Token, *, now: datetime, needs: Needs | None = None) -> Principal | None:
     if token.audience is Audience.ADMIN:
         admin = sessions.live_admin(tx, token.session_id, token.principal_id, now=now)
-        return None if admin is None else Admin(id=admin.id, session_id=token.session_id)
+        if admin is None:
+            return None
+        throttle.charge_admin(admin.id)
+        return Admin(id=admin.id, session_id=token.session_id)
     user = sessions.live_user(tx, token.session_id, token.principal_id, now=now)
     if user is None:
         return None
+    throttle.charge_account(user.account_id, user.requests_per_minute)
     principal = Customer(
         kind=PrincipalKind.USER,
         id=user.id,
@@ -301,6 +339,7 @@ def _live_api_key(tx: Tx, key: str, needs: Needs, *, now: datetime) -> Customer 
     row = api_keys.live(tx, security.hash_api_key(key), now=now)
     if row is None:
         return None
+    throttle.charge_account(row.account_id, row.requests_per_minute, api_key_id=row.id)
     if not needs.api_keys:
         raise Forbidden(NO_WAY_FOR_KEYS)
     if api_keys.is_use_worth_noting(row.last_used_at, now=now):

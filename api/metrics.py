@@ -15,6 +15,7 @@ from flask import Blueprint, Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
+    Counter,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -49,6 +50,17 @@ _durations = Histogram(
     "Requests, and the time until the answer was ready.",
     _labels,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    registry=_registry,
+)
+throttled = Counter(
+    "billing_throttled_requests",
+    "Requests that were refused because a budget was used up.",
+    ("budget",),
+    registry=_registry,
+)
+throttle_fallback = Counter(
+    "billing_throttle_fallback",
+    "Requests that a process counted by itself, without Redis.",
     registry=_registry,
 )
 

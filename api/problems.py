@@ -33,6 +33,7 @@ STATUS: Final[Mapping[type[BillingError], HTTPStatus]] = {
     errors.InsufficientCredits: HTTPStatus.PAYMENT_REQUIRED,
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.TooManyAttempts: HTTPStatus.TOO_MANY_REQUESTS,
     errors.WebhookInvalid: HTTPStatus.BAD_REQUEST,
     errors.NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -44,6 +45,7 @@ HTTP_PROBLEMS: Final[Mapping[HTTPStatus, tuple[str, str]]] = {
     HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "this address does not answer that method"),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", "the body is larger than is accepted"),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: ("unsupported_media_type", "the body must be application/json"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("too_many_requests", "more requests than are allowed; wait as Retry-After says"),
 }
 UNAVAILABLE: Final = ("unavailable", "a part of the system cannot be reached; try again in a moment")
 INTERNAL_ERROR: Final = ("internal_error", "something failed that should not; it has been recorded")
@@ -150,7 +152,10 @@ def _status_of_code(code: str) -> int:
 
 
 def _billing_error(error: BillingError) -> Response:
-    return response(status_of(type(error)), error.code, error.detail, **error.data)
+    answer = response(status_of(type(error)), error.code, error.detail, **error.data)
+    if "retry_after_seconds" in error.data:
+        answer.headers["Retry-After"] = str(error.data["retry_after_seconds"])
+    return answer
 
 
 def _refused_request(error: RefusedRequest) -> Response:

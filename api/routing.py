@@ -27,6 +27,8 @@ from api.access import Needs
 from api.auth import admitted, asker
 from api.problems import RefusedRequest
 from api.services import services
+from api.throttle import HEADERS as RATE_LIMIT_HEADERS
+from api.throttle import Throttle
 from shared.db.sessions import Audience
 
 PREFIX: Final = "/api/v1"
@@ -106,17 +108,19 @@ class Routes(APIBlueprint):
         status: HTTPStatus | None = None,
         refusals: tuple[HTTPStatus, ...] = (),
         max_body_bytes: int | None = None,
+        throttle: Throttle = Throttle.CALLER,
     ) -> Callable[[Handler], Handler]:
         """Register a handler for `method rule`; who may call it is part of the registration.
 
         refusals: statuses to document besides those that follow from the rest.
         max_body_bytes: for a route that takes more than MAX_BODY_BYTES.
+        throttle: for a route that counts for the network address, whoever asks.
         """
         if status is None:
             status = HTTPStatus.OK if isinstance(answer, File | tuple) else STATUS_OF_ANSWER.get(answer, HTTPStatus.OK)
 
         def register(handler: Handler) -> Handler:
-            handler.__dict__.update(needs=needs, status=status, max_body_bytes=max_body_bytes)
+            handler.__dict__.update(needs=needs, status=status, max_body_bytes=max_body_bytes, throttle=throttle)
             decorate: Callable[[Handler], Handler] = getattr(self, method.lower())(
                 rule,
                 operation_id=handler.__name__,
@@ -333,7 +337,12 @@ def _described(answer: Described) -> type[BaseModel] | dict[str, Any] | None:
 
 
 def _problem_responses(method: str, rule: str, needs: Needs, refusals: tuple[HTTPStatus, ...]) -> dict[int, Any]:
-    statuses = {*refusals, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE}
+    statuses = {
+        *refusals,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    }
     if needs.audiences or needs.refresh_token:
         statuses |= {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
     if "<" in rule:
@@ -347,7 +356,11 @@ def _problem_responses(method: str, rule: str, needs: Needs, refusals: tuple[HTT
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         }
     schema = {"$ref": f"#/components/schemas/{schemas.Problem.__name__}"}
-    return {
+    described: dict[int, Any] = {
         int(status): {"description": status.phrase, "content": {problems.MEDIA_TYPE: {"schema": schema}}}
         for status in sorted(statuses)
     }
+    described[HTTPStatus.TOO_MANY_REQUESTS]["headers"] = {
+        name: {"schema": {"type": "integer"}} for name in ("Retry-After", *RATE_LIMIT_HEADERS)
+    }
+    return described

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Final, Generic, Literal, Self, TypeVar
 from uuid import UUID
 from zoneinfo import available_timezones
 
-from email_validator import validate_email
 from flask_openapi3.models import RawModel
 from pydantic import (
     AfterValidator,
@@ -23,12 +22,15 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from sqlalchemy import Row
 
-from api.access import Scope
+from api.access import Role, Scope
 from shared.db.credits import BatchConsumption
+from shared.domain import email
 from shared.domain.account import AccountStatus
 from shared.domain.bank_transfer import BankTransferStatus
 from shared.domain.calendar import Interval
@@ -39,12 +41,14 @@ from shared.domain.invoice import InvoicePurpose, InvoiceStatus, PaymentMethod
 from shared.domain.lifecycle import Transition
 from shared.domain.matching import Reason as MatchReason
 from shared.domain.operation import OperationKind, OperationStatus, PrincipalKind
+from shared.domain.password import MAX_LENGTH, MIN_LENGTH, weakness
 from shared.domain.payment import PaymentStatus
 from shared.domain.plan import Assigner, Rollover, TrialEnd
 from shared.domain.refund import RefundStatus
 from shared.domain.statement import StatementFormat
 from shared.domain.subscription import EndReason, SubscriptionStatus
 from shared.domain.timeline import EntryKind
+from shared.errors import InvalidInput
 
 MAX_SEQ: Final = 2**63 - 1
 MAX_WEBHOOK_BYTES: Final = 512 * 1024
@@ -73,7 +77,16 @@ def _known_time_zone(name: str) -> str:
 
 
 def _normalised_email(address: str) -> str:
-    return validate_email(address, check_deliverability=False).normalized.lower()
+    try:
+        return email.normalised(address)
+    except InvalidInput as error:
+        raise ValueError(error.detail) from None
+
+
+def _hard_to_guess(password: str) -> str:
+    if (why := weakness(password)) is not None:
+        raise ValueError(f"the password {why}")
+    return password
 
 
 def _sensible_instant(at: datetime) -> datetime:
@@ -105,11 +118,24 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1_000, pattern=LINES)]
 ShortReason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=LINE)]
 ExternalId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
-Email = Annotated[str, Field(max_length=254, json_schema_extra={"format": "email"}), AfterValidator(_normalised_email)]
-Password = Annotated[str, Field(min_length=10, max_length=200, repr=False, json_schema_extra={"format": "password"})]
-GivenPassword = Annotated[
-    str, Field(min_length=1, max_length=200, repr=False, json_schema_extra={"format": "password"})
+Email = Annotated[
+    str, Field(max_length=email.MAX_LENGTH, json_schema_extra={"format": "email"}), AfterValidator(_normalised_email)
 ]
+Password = Annotated[
+    str,
+    Field(
+        min_length=MIN_LENGTH,
+        max_length=MAX_LENGTH,
+        repr=False,
+        json_schema_extra={"format": "password"},
+        description="long rather than odd: refused when it is easy to guess",
+    ),
+    AfterValidator(_hard_to_guess),
+]
+GivenPassword = Annotated[
+    str, Field(min_length=1, max_length=MAX_LENGTH, repr=False, json_schema_extra={"format": "password"})
+]
+SentToken = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_-]+$", repr=False)]
 TimeZone = Annotated[str, StringConstraints(max_length=64), AfterValidator(_known_time_zone)]
 Instant = Annotated[AwareDatetime, AfterValidator(_sensible_instant)]
 InstantInQuery = Annotated[Instant, BeforeValidator(_written_out)]
@@ -335,6 +361,18 @@ class ApiKeyPath(BaseModel):
     api_key_id: UUID
 
 
+class MemberPath(BaseModel):
+    """Names a member."""
+
+    member_id: UUID
+
+
+class InvitationPath(BaseModel):
+    """Names an invitation."""
+
+    invitation_id: UUID
+
+
 class OperationPath(BaseModel):
     """Names an operation."""
 
@@ -359,12 +397,47 @@ class SignUpBody(Body):
     time_zone: TimeZone = "UTC"
     test_clock_id: UUID | None = Field(None, description="sandbox only: the clock that the account lives on")
 
+    @field_validator("password")
+    @classmethod
+    def _says_nothing_of_its_owner(cls, password: str, info: ValidationInfo) -> str:
+        about = [info.data[name] for name in ("email", "account_name") if name in info.data]
+        if (why := weakness(password, about=about)) is not None:
+            raise ValueError(f"the password {why}")
+        return password
+
 
 class LoginBody(Body):
     """Who, and the password."""
 
     email: Email
     password: GivenPassword
+
+
+class ConfirmAddressBody(Body):
+    """The token that was mailed, and the password of the signup: whoever has one of them alone gets no account."""
+
+    token: SentToken
+    password: GivenPassword
+
+
+class InvitationBody(Body):
+    """Whom to invite, and as what."""
+
+    email: Email
+    role: Role
+
+
+class AcceptInvitationBody(Body):
+    """The token of the invitation, and the password to sign in with from now on."""
+
+    token: SentToken
+    password: Password
+
+
+class MemberChangeBody(Body):
+    """What the member is to be."""
+
+    role: Role
 
 
 class CancelBody(Body):
@@ -495,6 +568,12 @@ class ApiKeyBody(Body):
     expires_at: Instant | None = None
 
 
+class RotateApiKeyBody(Body):
+    """For how long the old secret goes on working beside the new one."""
+
+    overlap_hours: int = Field(0, ge=0, le=168)
+
+
 class AssignPlanBody(Body):
     """The plan, why, and when."""
 
@@ -620,6 +699,7 @@ class PlanDocument(Document):
     credit_rollover_cap: int | None
     trial_end: TrialEnd
     grace_days: int
+    requests_per_minute: int
     assignable_by: list[Assigner]
 
 
@@ -1295,12 +1375,53 @@ class ApiKeyDocument(Document):
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+    replaced_by: UUID | None
 
 
 class NewApiKeyDocument(ApiKeyDocument):
     """With the key itself, which is shown this once."""
 
     key: str
+
+
+class SessionDocument(Document):
+    """A sign-in. `last_used_at` is exact to the life of an access token; `current` is the one that asks."""
+
+    id: UUID
+    created_at: datetime
+    last_used_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    revoked_reason: str | None
+    current: bool
+
+
+class MemberDocument(Document):
+    """A user of the account."""
+
+    id: UUID
+    email: str
+    role: Role
+    created_at: datetime
+
+
+class InvitationDocument(Document):
+    """An invitation: open until it is accepted or revoked, or expires."""
+
+    id: UUID
+    email: str
+    role: Role
+    invited_by: UUID
+    created_at: datetime
+    expires_at: datetime
+    accepted_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewInvitationDocument(InvitationDocument):
+    """With its token, which is shown this once: hand it to the invited. Null when it is mailed to the address."""
+
+    token: str | None
 
 
 class SandboxPaymentDocument(Document):

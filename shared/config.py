@@ -1,5 +1,6 @@
 """Settings: environment variables, read once, checked before anything starts."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -13,6 +14,7 @@ SECRET_MIN_LENGTH: Final = 32
 EXAMPLE_SELLER: Final = "Example Seller Ltd"
 EXAMPLE_ADDRESS: Final = "1 Example Street|12345 Example City"
 EXAMPLE_IBAN: Final = "DE89370400440532013000"
+ORIGIN: Final = re.compile(r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 CHARGE_RETRIES_MAX: Final = 10
 CHARGE_RETRY_DAY_MAX: Final = 60
 
@@ -36,14 +38,67 @@ class Settings(BaseSettings):
         SecretStr(DEVELOPMENT_SECRET),
         description="signs tokens; at least 32 characters, no default in production",
     )
+    secret_key_previous: SecretStr | None = Field(
+        None, description="secrets before this one, with commas: what they signed still counts, nothing new is"
+    )
     billing_sandbox: bool = Field(False, description="sandbox payment provider and test clocks; never in production")
 
     api_bind: str = Field("127.0.0.1:8000", description="address that gunicorn listens on")
     api_workers: int = Field(2, ge=1, le=64, description="gunicorn processes")
     api_threads: int = Field(8, ge=1, le=64, description="threads in each gunicorn process")
     max_body_bytes: int = Field(64 * 1024, ge=1024, description="largest request body accepted")
+    trusted_proxies: int = Field(
+        0, ge=0, le=8, description="proxies before the API, each of which adds to `X-Forwarded-For`; 0: it is ignored"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins whose pages may call the API, `https://app.example.com,https://...`; "
+        "`*`, in development only: all",
+    )
     access_token_minutes: int = Field(15, ge=1, le=60, description="life of an access token")
     refresh_token_days: int = Field(30, ge=1, le=365, description="life of a session")
+
+    throttle_url: str | None = Field(
+        None,
+        description="Redis that requests are counted in, `redis://host:6379/1`; unset: the broker, if it is a Redis",
+    )
+    throttle_timeout_ms: int = Field(
+        100, ge=10, le=10_000, description="longest wait for that Redis; after it a process counts by itself"
+    )
+    api_key_requests_per_minute: int | None = Field(
+        None, ge=1, description="requests of one API key; unset: as many as the plan allows its account"
+    )
+    admin_requests_per_minute: int = Field(600, ge=1, description="requests of one admin")
+    anonymous_requests_per_minute: int = Field(
+        120, ge=1, description="requests of one network address without a credential, or of an account without a plan"
+    )
+    preflights_per_minute: int = Field(600, ge=1, description="CORS preflights and other `OPTIONS` of one address")
+    failed_credentials_per_minute: int = Field(
+        30, ge=1, description="tokens and API keys of one address that turn out to be nobody's"
+    )
+    login_attempts_per_minute: int = Field(10, ge=1, description="sign-ins of one address, right or wrong")
+    signups_per_minute: int = Field(5, ge=1, description="signups of one address")
+    refreshes_per_minute: int = Field(30, ge=1, description="exchanges of refresh tokens by one address")
+    verifications_per_minute: int = Field(
+        10, ge=1, description="invitations and addresses that one address accepts, verifies or asks for again"
+    )
+    webhooks_per_minute: int = Field(600, ge=1, description="webhooks of one address")
+    argon2_time_cost: int = Field(2, ge=1, le=20, description="passes over the memory when a password is hashed")
+    argon2_memory_kib: int = Field(
+        19_456, ge=8, le=1_048_576, description="memory for hashing a password; every API thread may use it at once"
+    )
+    argon2_parallelism: int = Field(1, ge=1, le=16, description="lanes in which a password is hashed")
+    email_verification: Literal["off", "required"] = Field(
+        "off", description="`required`: an account begins when its address is confirmed; needs a way to send mail"
+    )
+    signup_blocked_domains: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="domains, with commas, whose addresses cannot sign up; those below them neither"
+    )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="where mail is handed in, `smtps://user:password@host` or `smtp://…` with STARTTLS; unset: files",
+    )
+    mail_from: str = Field("billing@localhost", max_length=254, description="address that mail is sent from")
 
     transfer_grace_days: int = Field(
         10, ge=0, le=60, description="how long an undecided bank transfer defers a suspension"
@@ -119,10 +174,62 @@ class Settings(BaseSettings):
             raise ValueError(f"BROKER_URL must start with one of {', '.join(known)}")
         return url
 
-    @field_validator("stripe_secret_key", "stripe_webhook_secret", "stripe_publishable_key", mode="before")
+    @field_validator("throttle_url")
+    @classmethod
+    def _is_redis(cls, url: str | None) -> str | None:
+        known = ("redis://", "rediss://", "redis+socket://")
+        if url is not None and not url.startswith(known):
+            raise ValueError(f"THROTTLE_URL must start with one of {', '.join(known)}")
+        return url
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, origins: Any) -> Any:
+        if not isinstance(origins, str):
+            return origins
+        return tuple(origin.strip() for origin in origins.split(",") if origin.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if origins != ("*",) and not all(ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError(
+                "CORS_ORIGINS must be origins as browsers send them, like https://app.example.com,http://localhost:3000"
+            )
+        return origins
+
+    @field_validator(
+        "secret_key_previous",
+        "stripe_secret_key",
+        "stripe_webhook_secret",
+        "stripe_publishable_key",
+        "smtp_url",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return (value.strip() or None) if isinstance(value, str) else value  # as files and compose hand them on
+
+    @field_validator("signup_blocked_domains", mode="before")
+    @classmethod
+    def _split_domains(cls, domains: Any) -> Any:
+        if not isinstance(domains, str):
+            return domains
+        return tuple(part.strip().lower().removeprefix("@") for part in domains.split(",") if part.strip())
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_mail_server(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"smtps?://[^/]*[^/@]/?$", url.get_secret_value()):
+            raise ValueError("SMTP_URL must be an address, like smtps://user:password@mail.example.com")
+        return url
+
+    @field_validator("mail_from")
+    @classmethod
+    def _is_sender(cls, address: str) -> str:
+        if re.fullmatch(r"[^\s@<>,;:\"]+@[^\s@<>,;:\"]+", address) is None:
+            raise ValueError("MAIL_FROM must be a bare address, like billing@example.com")
+        return address
 
     @field_validator("stripe_secret_key")
     @classmethod
@@ -192,8 +299,22 @@ class Settings(BaseSettings):
                 f"set SECRET_KEY to at least {SECRET_MIN_LENGTH} random characters: "
                 "python -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
+        previous = self.previous_secret_keys
+        if DEVELOPMENT_SECRET in previous or any(len(earlier) < SECRET_MIN_LENGTH for earlier in previous):
+            raise ValueError(
+                f"SECRET_KEY_PREVIOUS holds a secret that production never had: each has at least {SECRET_MIN_LENGTH} "
+                "characters, and they are separated by commas"
+            )
+        if secret in previous:
+            raise ValueError("SECRET_KEY is one of SECRET_KEY_PREVIOUS; a rotation needs a new one")
+        if self.email_verification == "required" and (self.smtp_url is None or self.mail_from.endswith("@localhost")):
+            raise ValueError(
+                "EMAIL_VERIFICATION=required sends mail; set SMTP_URL and MAIL_FROM, or nobody can sign up"
+            )
         if self.billing_sandbox:
             raise ValueError("BILLING_SANDBOX=1 settles invoices without money; unset it in production")
+        if "*" in self.cors_origins:
+            raise ValueError("CORS_ORIGINS=* lets every page on the web call the API; name the origins of yours")
         if self.database_url is None or self.broker_url is None:
             raise ValueError("set DATABASE_URL and BROKER_URL; embedded servers are for development")
         if not self.stripe_api_base.startswith("https://"):
@@ -218,6 +339,19 @@ class Settings(BaseSettings):
     def log_as_json(self) -> bool:
         """Whether log lines are JSON documents."""
         return (self.log_format or ("json" if self.environment == "production" else "console")) == "json"
+
+    @property
+    def previous_secret_keys(self) -> tuple[str, ...]:
+        """Secrets whose signatures still count, in the order in which they are stated."""
+        if self.secret_key_previous is None:
+            return ()
+        stated = self.secret_key_previous.get_secret_value().split(",")
+        return tuple(secret.strip() for secret in stated if secret.strip())
+
+    @property
+    def sends_mail(self) -> bool:
+        """Whether what proves an address is mailed to it, and shown to nobody else."""
+        return self.email_verification == "required"
 
     @property
     def seller_address_lines(self) -> tuple[str, ...]:

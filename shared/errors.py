@@ -13,6 +13,7 @@ BillingError
 ├── InsufficientCredits         the balance does not cover the request
 ├── Unauthenticated             nobody presented a valid credential
 ├── Forbidden                   somebody did, and may not do this
+├── TooManyAttempts             somebody may be guessing
 ├── WebhookInvalid              nobody knows who sent it
 └── NotReady                    a part that the system needs cannot be reached or is not set up
 
@@ -46,6 +47,12 @@ class InvalidInput(BillingError):
     """The request contradicts a rule that needs no database to be seen."""
 
     code = "invalid_input"
+
+
+class SignupBlocked(InvalidInput):
+    """Addresses of this domain cannot sign up here."""
+
+    code = "signup_blocked"
 
 
 class InvalidSchedule(InvalidInput):
@@ -246,6 +253,24 @@ class RetryRefused(Conflict):
     code = "operation_not_dead"
 
 
+class MailRefused(Conflict):
+    """The mail server does not take letters to this address, and would not later."""
+
+    code = "mail_refused"
+
+
+class LastOwner(Conflict):
+    """An account keeps an owner: the last one is neither removed nor given another role."""
+
+    code = "last_owner"
+
+
+class ApiKeyNotLive(Conflict):
+    """Only a key that works and was not replaced can be rotated."""
+
+    code = "api_key_not_live"
+
+
 class InsufficientCredits(BillingError):
     """The available credits do not cover the request; nothing was taken."""
 
@@ -262,6 +287,12 @@ class Forbidden(BillingError):
     """The credential is valid and does not reach this far."""
 
     code = "forbidden"
+
+
+class RoleAboveOwn(Forbidden):
+    """Nobody gives or takes a role that is above their own."""
+
+    code = "role_above_own"
 
 
 class AccountSuspended(Forbidden):
@@ -282,6 +313,12 @@ class WrongAudience(Forbidden):
     code = "wrong_audience"
 
 
+class TooManyAttempts(BillingError):
+    """Too many sign-ins have failed; try again after `retry_after_seconds`."""
+
+    code = "too_many_attempts"
+
+
 class WebhookInvalid(BillingError):
     """No event that the provider signed with our secret within the last five minutes."""
 
@@ -299,5 +336,5 @@ class ProviderDown(Exception):
 
     Never an answer to an operation, hence no BillingError: whoever asked asks again later, with the same idempotency
     key. Raised for networks that fail, time-outs, errors and rate limits of the provider, answers that cannot be read,
-    and keys of ours that it does not accept, which only an operator can repair.
+    and keys of ours that it does not accept, which only an operator can repair. A mail server counts as one.
     """

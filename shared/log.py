@@ -15,6 +15,8 @@ SECRET_KEYS: Final = frozenset(
         "password",
         "password_hash",
         "secret_key",
+        "secret_key_previous",
+        "smtp_url",
         "client_secret",
         "stripe_secret_key",
         "stripe_webhook_secret",

@@ -25,6 +25,7 @@ class Job(StrEnum):
     EXPIRE_CREDITS = "expire-credits"
     RELEASE_HOLDS = "release-holds"
     ASK_PROVIDERS = "ask-providers"
+    FORGET_EXPIRED = "forget-expired"
     RELAY_OPERATIONS = "relay-operations"
 
     @property

@@ -17,6 +17,7 @@ import hypothesis
 import psycopg
 import pytest
 import redis
+from msgspec import structs
 from psycopg.sql import SQL, Composable, Identifier
 from sqlalchemy import make_url
 
@@ -27,6 +28,7 @@ from shared.db.migrations import run
 from shared.domain.plan import SEED_PLANS
 from shared.embedded import Postgres, Valkey
 from shared.embedded import servers as embedded_servers
+from tests.factories import GENEROUS, PLENTY
 from workers.local_stripe import LocalStripe
 
 # What a test run writes need not survive a power cut.
@@ -88,7 +90,7 @@ def template(servers: Settings) -> str:
             url = _url(servers, name)
             run.upgrade(url)
             with _opened(url) as database, database.transaction() as tx:
-                plans.seed(tx, SEED_PLANS)
+                plans.seed(tx, [structs.replace(plan, requests_per_minute=PLENTY) for plan in SEED_PLANS])
     return name
 
 
@@ -102,7 +104,7 @@ def settings(servers: Settings, template: str, worker_id: str) -> Settings:
     broker_url = servers.broker_url
     if broker_url.startswith("redis://"):
         broker_url = f"{broker_url.rpartition('/')[0]}/{slot}"
-    return servers.model_copy(update={"database_url": _url(servers, name), "broker_url": broker_url})
+    return servers.model_copy(update={"database_url": _url(servers, name), "broker_url": broker_url, **GENEROUS})
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,21 @@ from uuid import UUID
 import pytest
 from msgspec import Struct
 
+from shared.config import Settings
 from shared.domain.calendar import Interval
 from shared.domain.credits import CreditGrant, GrantSource
 from shared.domain.invoice import InvoiceStatus, PaymentMethod, creditor_reference, invoice_number
 from shared.domain.plan import SEED_PLANS, Assigner, Plan, Rollover, Rules, TrialEnd
 from shared.domain.printable import Customer, Payment, PrintableDocument, PrintableInvoice, Seller
 from shared.ids import new_id
+
+# Tests ask thousands of times in a minute, all from one address: they are throttled, where they do not notice.
+PLENTY = 1_000_000
+GENEROUS = {
+    name: PLENTY
+    for name in Settings.model_fields
+    if name.endswith("_per_minute") and name != "api_key_requests_per_minute"
+} | {"throttle_timeout_ms": 5_000}  # on a machine with much to do
 
 Table = Mapping[str, tuple[object, ...]]
 
@@ -48,6 +57,7 @@ def plan(slug: str = "basic", **terms: Any) -> Plan:
         "credit_rollover_cap": None,
         "trial_end": TrialEnd.SUSPEND,
         "grace_days": 7,
+        "requests_per_minute": 600,
         "assignable_by": frozenset(Assigner),
     }
     return Plan(**(defaults | terms))
@@ -60,6 +70,7 @@ def catalogue() -> list[Plan]:
             seed.slug,
             price_minor=seed.price_minor,
             credits_per_month=seed.credits_per_month,
+            requests_per_minute=seed.requests_per_minute,
             assignable_by=frozenset(seed.assignable_by),
             trial_days=seed.trial_days,
         )

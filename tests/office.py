@@ -18,6 +18,7 @@ from shared.db.engine import Database, Tx
 from shared.db.plans import load_rules
 from shared.domain.account import AccountState
 from shared.domain.invoice import PaymentMethod
+from shared.domain.letter import Letter
 from shared.domain.lifecycle import Transition
 from shared.domain.operation import Operation, OperationKind, PrincipalKind
 from shared.domain.plan import Rules
@@ -38,6 +39,7 @@ from shared.domain.requests import (
     RefundPayment,
     RejectBankTransfer,
     ReverseCredits,
+    SendMail,
     SignUp,
     SubmitBankTransfer,
 )
@@ -63,6 +65,7 @@ from shared.usecases.record_payment import record_payment
 from shared.usecases.refund_payment import complete_refund, give_back, record_refund
 from shared.usecases.reject_bank_transfer import reject_bank_transfer
 from shared.usecases.reverse_credits import reverse_credits
+from shared.usecases.send_mail import compose, sent
 from shared.usecases.sign_up import sign_up
 from shared.usecases.submit_bank_transfer import submit_bank_transfer
 from tests.factories import on
@@ -102,6 +105,7 @@ class Office:
     now: datetime = field(default_factory=lambda: on("2026-01-10"))
     admin_id: UUID = field(default_factory=new_id)
     provider: Provider | None = None  # that gives money back; the sandbox, unless a test has another one
+    letters: list[Letter] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         with self.database.transaction() as tx:
@@ -206,6 +210,12 @@ class Office:
             return lambda tx, operation, request, rules, *, now: import_entries(
                 tx, operation, request, entries, rules, now=now
             )
+        if isinstance(request, SendMail):
+            with self.database.transaction() as tx:
+                letter = compose(tx, operation, request, settings=self.settings, now=operation.created_at)
+            if letter is not None:
+                self.letters.append(letter)
+            return lambda tx, operation, request, rules, *, now: sent(tx, operation, request, None, rules)
         return USE_CASES[operation.kind]
 
     def ask(

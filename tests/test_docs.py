@@ -21,6 +21,12 @@ from workers.up import ADMIN_EMAIL, prepare
 
 README = (PROJECT_DIR / "README.md").read_text()
 ARCHITECTURE = (PROJECT_DIR / "ARCHITECTURE.md").read_text()
+SECURITY = (PROJECT_DIR / "SECURITY.md").read_text()
+TESTS = {
+    name
+    for path in sorted((PROJECT_DIR / "tests").rglob("test_*.py"))
+    for name in re.findall(r"^def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+}
 RULES = (PROJECT_DIR / "docs" / "rules.md").read_text()
 DOCUMENTS = {path.relative_to(PROJECT_DIR).as_posix(): path for path in sorted(PROJECT_DIR.glob("docs/**/*.md"))} | {
     path.name: path for path in sorted(PROJECT_DIR.glob("*.md"))
@@ -95,6 +101,12 @@ def test_the_readme_lists_the_verbs_of_make() -> None:
 def test_the_readme_lists_the_operators_commands() -> None:
     listed = {re.match(r"`([a-z -]+)", row[0]) for row in table(section(README, "Operator's command line"))}
     assert {match[1].strip() for match in listed if match} == set(command_names(get_command(app)))
+
+
+def test_every_test_that_the_security_checklist_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", section(SECURITY, "The checklist")))
+    assert len(named) > 20
+    assert named <= TESTS
 
 
 def test_what_make_up_calls_the_tour_is_its_heading() -> None:

@@ -162,6 +162,9 @@ def run_demo(settings: Settings) -> int:
             "beat_interval_seconds": 1,
             "api_bind": "127.0.0.1:0",
             "data_dir": settings.data_dir / "demo",
+            "signups_per_minute": 100,  # all its customers are at one address
+            "login_attempts_per_minute": 100,
+            "anonymous_requests_per_minute": 1_000,
         }
     )
     started = monotonic()
@@ -422,10 +425,12 @@ def _expect(found: object, expected: object) -> None:
 
 
 def eventually(ask: Callable[[], T | None], what: str) -> T:
-    """What `ask` answers as soon as it is not None."""
+    """What `ask` answers as soon as it is not None; asked ever less often, since requests are counted."""
     deadline = monotonic() + PATIENCE_SECONDS
+    wait_seconds = 0.05
     while (answer := ask()) is None:
         if monotonic() > deadline:
             raise DemoFailed(f"waited {PATIENCE_SECONDS} s in vain for {what}")
-        time.sleep(0.05)
+        time.sleep(wait_seconds)
+        wait_seconds = min(1.0, 1.5 * wait_seconds)
     return answer

@@ -286,6 +286,7 @@ class _Front(ThreadingHTTPServer):
     """The front's socket, on loopback."""
 
     daemon_threads = True
+    request_queue_size = 128  # many threads may knock at once, on a busy machine
 
     def __init__(self, owner: LocalStripe) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

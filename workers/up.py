@@ -42,7 +42,7 @@ def prepare(settings: Settings, admin_email: str, admin_password: str) -> None:
         raise NotReady("no database was started")
     migrations.upgrade(settings.database_url)
     database = Database(settings.database_url, application_name="billing-prepare")
-    password_hash = security.hash_password(admin_password)
+    password_hash = security.hash_password(settings, admin_password)
     with database.transaction() as tx:
         plans.seed(tx, SEED_PLANS)
         if not admins.set_password(tx, email=admin_email, password_hash=password_hash):

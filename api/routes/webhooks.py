@@ -6,6 +6,7 @@ from api import schemas
 from api.access import PUBLIC
 from api.routing import Routes
 from api.services import services
+from api.throttle import Throttle
 from shared.clock import utc_now
 from shared.db import provider_events
 from shared.domain.invoice import PaymentMethod
@@ -21,6 +22,7 @@ routes = Routes("webhooks", about="Where payment providers tell what happened.")
     answer=None,
     refusals=(HTTPStatus.CONFLICT,),
     max_body_bytes=schemas.MAX_WEBHOOK_BYTES,
+    throttle=Throttle.WEBHOOK,
 )
 def take_in_stripe_event(raw: schemas.StripeEvent) -> None:
     """Take in an event that Stripe has signed. The same one again changes nothing, nor does the order of several."""

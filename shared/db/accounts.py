@@ -8,6 +8,7 @@ from sqlalchemy import Row
 
 from shared.db.engine import Tx
 from shared.domain.account import Account
+from shared.domain.member import Role
 from shared.errors import NotFound
 
 
@@ -27,7 +28,7 @@ def create(tx: Tx, account: Account, *, name: str, test_clock_id: UUID | None) -
     )
 
 
-def create_user(tx: Tx, *, user_id: UUID, account_id: UUID, email: str, password_hash: str, role: str) -> None:
+def create_user(tx: Tx, *, user_id: UUID, account_id: UUID, email: str, password_hash: str, role: Role) -> None:
     """A user of the account. Raises EmailTaken."""
     tx.execute(
         """
@@ -38,7 +39,7 @@ def create_user(tx: Tx, *, user_id: UUID, account_id: UUID, email: str, password
         account_id=account_id,
         email=email,
         password_hash=password_hash,
-        role=role,
+        role=str(role),
     )
 
 

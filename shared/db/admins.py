@@ -32,3 +32,13 @@ def set_password(tx: Tx, *, email: str, password_hash: str) -> bool:
             password_hash=password_hash,
         )
     )
+
+
+def rehash_password(tx: Tx, admin_id: UUID, *, old_hash: str, new_hash: str) -> None:
+    """Keep the same password under another hash, unless it was changed in the meantime."""
+    tx.execute(
+        "UPDATE admins SET password_hash = %(new_hash)s WHERE id = %(id)s AND password_hash = %(old_hash)s",
+        id=admin_id,
+        old_hash=old_hash,
+        new_hash=new_hash,
+    )

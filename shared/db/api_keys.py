@@ -1,4 +1,7 @@
-"""API keys: stored as hashes, found by them, and revoked rather than removed."""
+"""API keys: stored as hashes, found by them, and revoked rather than removed.
+
+A row is one secret. Rotating a key makes another row that replaces it, so finding a key stays one look-up by its hash.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,8 +11,8 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from shared.db.engine import Tx
-from shared.db.sessions import GATE_COLUMNS
-from shared.errors import NotFound
+from shared.db.sessions import GATE_COLUMNS, LIMIT_COLUMN
+from shared.errors import ApiKeyNotLive, NotFound
 
 # How exactly `last_used_at` is kept: a busy key must not write at every request.
 LAST_USED_PRECISION: Final = timedelta(minutes=1)
@@ -23,7 +26,7 @@ _OF_LIVE_KEY: Final = """
     """
 
 # A key that opens something, for statements that go on from there.
-LIVE_KEY: Final = f"SELECT k.id, k.account_id, k.scopes, k.last_used_at {_OF_LIVE_KEY}"
+LIVE_KEY: Final = f"SELECT k.id, k.account_id, k.scopes, k.last_used_at, {LIMIT_COLUMN} {_OF_LIVE_KEY}"
 
 
 def create(
@@ -72,26 +75,83 @@ def page(tx: Tx, account_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[
     )
 
 
+def rotate(
+    tx: Tx,
+    account_id: UUID,
+    api_key_id: UUID,
+    *,
+    new_id: UUID,
+    prefix: str,
+    key_hash: bytes,
+    rotated_by: UUID,
+    now: datetime,
+    overlap: timedelta,
+) -> Row[Any]:
+    """The key that replaces this one: the same name, scopes, site and expiry under another secret.
+
+    The old secret works for the overlap, and no longer than it would have; what it replaced itself ends now, so there
+    are never more than two. Raises NotFound, ApiKeyNotLive.
+    """
+    old = tx.maybe(
+        "SELECT * FROM api_keys WHERE id = %(id)s AND account_id = %(account_id)s FOR UPDATE",
+        id=api_key_id,
+        account_id=account_id,
+    )
+    if old is None:
+        raise NotFound("no such API key")
+    if old.replaced_by is not None:
+        raise ApiKeyNotLive("this key was replaced before; rotate the one that replaces it")
+    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+        raise ApiKeyNotLive("this key has ended; make a new one")
+    new = create(
+        tx,
+        api_key_id=new_id,
+        account_id=account_id,
+        site_id=old.site_id,
+        name=old.name,
+        prefix=prefix,
+        key_hash=key_hash,
+        scopes=old.scopes,
+        created_by=rotated_by,
+        expires_at=old.expires_at,
+    )
+    tx.execute(
+        """
+        UPDATE api_keys SET expires_at = least(expires_at, CASE WHEN id = %(old_id)s THEN %(until)s ELSE %(now)s END),
+               replaced_by = coalesce(replaced_by, %(new_id)s)
+        WHERE account_id = %(account_id)s AND (id = %(old_id)s OR replaced_by = %(old_id)s)
+        """,
+        old_id=api_key_id,
+        new_id=new_id,
+        account_id=account_id,
+        until=now + overlap,
+        now=now,
+    )
+    return new
+
+
 def revoke(tx: Tx, account_id: UUID, api_key_id: UUID, *, now: datetime) -> None:
-    """From now on the key opens nothing; again changes nothing. Raises NotFound."""
-    row = tx.maybe(
+    """From now on the key opens nothing, and neither does the one that it replaced; again changes nothing.
+
+    Raises NotFound.
+    """
+    revoked = tx.execute(
         """
         UPDATE api_keys SET revoked_at = coalesce(revoked_at, %(now)s)
-        WHERE id = %(id)s AND account_id = %(account_id)s
-        RETURNING id
+        WHERE account_id = %(account_id)s AND (id = %(id)s OR replaced_by = %(id)s)
         """,
         id=api_key_id,
         account_id=account_id,
         now=now,
     )
-    if row is None:
+    if not revoked:
         raise NotFound("no such API key")
 
 
 def live(tx: Tx, key_hash: bytes, *, now: datetime) -> Row[Any] | None:
     """The key with what the gate asks of its account, in one query."""
     return tx.maybe(
-        f"SELECT k.id, k.account_id, k.scopes, k.last_used_at, {GATE_COLUMNS} {_OF_LIVE_KEY}",
+        f"SELECT k.id, k.account_id, k.scopes, k.last_used_at, {GATE_COLUMNS}, {LIMIT_COLUMN} {_OF_LIVE_KEY}",
         key_hash=key_hash,
         now=now,
     )

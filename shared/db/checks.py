@@ -390,8 +390,23 @@ CHECKS: Final = (
             UNION ALL
             SELECT 'API key by user', k.id, k.account_id, u.account_id
             FROM api_keys k JOIN users u ON u.id = k.created_by AND u.account_id <> k.account_id
+            UNION ALL
+            SELECT 'invitation by user', i.id, i.account_id, u.account_id
+            FROM invitations i JOIN users u ON u.id IN (i.invited_by, i.accepted_by) AND u.account_id <> i.account_id
             """,
         repair=f"{_BY_HAND}, and point the row back at its own account.",
+    ),
+    Check(
+        name="account_keeps_an_owner",
+        rule="An account that has had members has an owner.",
+        sql="""
+            SELECT a.id AS account_id FROM accounts a
+            WHERE a.deleted_at IS NULL AND EXISTS (SELECT FROM users u WHERE u.account_id = a.id)
+              AND NOT EXISTS (
+                  SELECT FROM users u WHERE u.account_id = a.id AND u.role = 'owner' AND u.deleted_at IS NULL
+              )
+            """,
+        repair="UPDATE users SET role = 'owner' WHERE id = <whoever the account's people name>",
     ),
     # Subscriptions and their periods
     Check(

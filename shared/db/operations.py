@@ -1,6 +1,6 @@
 """Operations: accept once, claim for execution, finish, and find what has to be sent again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -38,9 +38,11 @@ def accept(
     request_hash: bytes,
     first_send_at: datetime,
     now: datetime,
+    earlier_hashes: Collection[bytes] = (),
 ) -> tuple[UUID, bool]:
     """Write the operation, or find the one that this key stands for: its id, and whether it is a replay.
 
+    earlier_hashes: by which the same request may have been written down before.
     Raises IdempotencyKeyReused when the key was used for another body.
     """
     inserted = tx.maybe(
@@ -72,7 +74,7 @@ def accept(
         scope=idempotency_scope,
         key=idempotency_key,
     )
-    if bytes(existing.request_hash) != request_hash:
+    if bytes(existing.request_hash) not in {request_hash, *earlier_hashes}:
         raise IdempotencyKeyReused("this Idempotency-Key was used for another request; choose a new one")
     return existing.id, True
 

@@ -75,6 +75,11 @@ SECTIONS: Final[Mapping[str, str]] = {
         SELECT %(ask_providers)s, count(*), min(next_ask_at),
                coalesce(extract(epoch FROM %(now)s - min(next_ask_at)), 0)::bigint
         FROM checkouts WHERE next_ask_at <= %(now)s
+        UNION ALL
+        SELECT %(forget_expired)s, count(*), min(expires_at),
+               coalesce(extract(epoch FROM %(now)s - min(expires_at)), 0)::bigint
+        FROM (SELECT expires_at FROM signups UNION ALL SELECT expires_at FROM sign_in_attempts) AS kept
+        WHERE expires_at <= %(now)s
         ORDER BY job
         """,
     "parked": """
@@ -101,6 +106,7 @@ def overview(tx: Tx, *, now: datetime) -> dict[str, Section]:
                 jobs=[str(transition.job) for transition in Transition],
                 release_holds=str(Job.RELEASE_HOLDS),
                 ask_providers=str(Job.ASK_PROVIDERS),
+                forget_expired=str(Job.FORGET_EXPIRED),
                 parked_shown=PARKED_SHOWN,
             )
         ]

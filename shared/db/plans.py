@@ -36,6 +36,7 @@ def load_plans(tx: Tx) -> dict[UUID, Plan]:
             credit_rollover_cap=row.credit_rollover_cap,
             trial_end=TrialEnd(row.trial_end),
             grace_days=row.grace_days,
+            requests_per_minute=row.requests_per_minute,
             assignable_by=frozenset(Assigner(name) for name in row.assigners),
         )
         for row in rows
@@ -64,9 +65,9 @@ def seed(tx: Tx, plans: Iterable[SeedPlan], *, make_id: Callable[[], UUID] = new
         created = tx.execute(
             """
             INSERT INTO plans (id, slug, name, price_minor, currency, interval, interval_count, trial_days,
-                               credits_per_month, credit_rollover, trial_end, grace_days)
+                               credits_per_month, credit_rollover, trial_end, grace_days, requests_per_minute)
             VALUES (%(id)s, %(slug)s, %(name)s, %(price_minor)s, 'USD', 'month', 1, %(trial_days)s,
-                    %(credits)s, 'none', 'suspend', 7)
+                    %(credits)s, 'none', 'suspend', 7, %(requests_per_minute)s)
             ON CONFLICT (slug) DO NOTHING
             """,
             id=plan_id,
@@ -75,6 +76,7 @@ def seed(tx: Tx, plans: Iterable[SeedPlan], *, make_id: Callable[[], UUID] = new
             price_minor=plan.price_minor,
             trial_days=plan.trial_days,
             credits=plan.credits_per_month,
+            requests_per_minute=plan.requests_per_minute,
         )
         if created:
             added.append(plan.slug)

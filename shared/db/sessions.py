@@ -3,6 +3,7 @@
 A session is a row, so its end is known to every process at the next request.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -15,6 +16,12 @@ from shared.db.engine import Tx
 # What the gate asks of an account `a`; `account_at` is the instant in which it lives.
 GATE_COLUMNS: Final = "a.status, a.access_ends_at, account_now(a.id, %(now)s) AS account_at"
 
+# How many requests the plan of an account `a` allows a minute; NULL without a subscription.
+LIMIT_COLUMN: Final = """(
+    SELECT p.requests_per_minute FROM subscriptions n JOIN plans p ON p.id = n.plan_id
+    WHERE n.account_id = a.id AND n.status <> 'ended'
+    ) AS requests_per_minute"""
+
 _OF_LIVE_USER: Final = """
     FROM sessions s
     JOIN users u ON u.id = s.user_id AND u.deleted_at IS NULL
@@ -24,7 +31,7 @@ _OF_LIVE_USER: Final = """
     """
 
 # The user behind a live session, for statements that go on from there.
-LIVE_USER: Final = f"SELECT u.id, u.account_id, u.role {_OF_LIVE_USER}"
+LIVE_USER: Final = f"SELECT u.id, u.account_id, u.role, {LIMIT_COLUMN} {_OF_LIVE_USER}"
 
 
 class Audience(StrEnum):
@@ -109,10 +116,45 @@ def revoke(tx: Tx, session_id: UUID, *, reason: str, now: datetime) -> Row[Any] 
     )
 
 
+def revoke_all(tx: Tx, audience: Audience, principal_id: UUID, *, reason: str, now: datetime) -> int:
+    """End every session of a user or an admin with all its tokens; how many had not ended before."""
+    column = _principal_column(audience)
+    return tx.execute(
+        f"""
+        UPDATE sessions SET revoked_at = %(now)s, revoked_reason = %(reason)s
+        WHERE {column} = %(principal_id)s AND revoked_at IS NULL AND expires_at > %(now)s
+        """,  # noqa: S608 (one of two constants)
+        principal_id=principal_id,
+        reason=reason,
+        now=now,
+    )
+
+
+def page(tx: Tx, audience: Audience, principal_id: UUID, *, before: UUID, limit: int) -> Sequence[Row[Any]]:
+    """The sessions of a user or an admin, also those that have ended, newest first, from those made before `before`.
+
+    Its last use is when it was last signed in or prolonged: whoever uses it goes on using it for the life of an access
+    token at most before that.
+    """
+    column = _principal_column(audience)
+    return tx.rows(
+        f"""
+        SELECT s.id, s.created_at, s.expires_at, s.revoked_at, s.revoked_reason,
+               coalesce((SELECT max(r.used_at) FROM refresh_tokens r WHERE r.session_id = s.id), s.created_at)
+                   AS last_used_at
+        FROM sessions s WHERE s.{column} = %(principal_id)s AND s.id < %(before)s
+        ORDER BY s.id DESC LIMIT %(limit)s
+        """,  # noqa: S608 (one of two constants)
+        principal_id=principal_id,
+        before=before,
+        limit=limit,
+    )
+
+
 def live_user(tx: Tx, session_id: UUID, user_id: UUID, *, now: datetime) -> Row[Any] | None:
     """The user behind a live session with what the gate asks of the account, in one query."""
     return tx.maybe(
-        f"SELECT u.id, u.role, u.account_id, {GATE_COLUMNS} {_OF_LIVE_USER}",
+        f"SELECT u.id, u.role, u.account_id, {GATE_COLUMNS}, {LIMIT_COLUMN} {_OF_LIVE_USER}",
         session_id=session_id,
         user_id=user_id,
         now=now,
@@ -131,3 +173,7 @@ def live_admin(tx: Tx, session_id: UUID, admin_id: UUID, *, now: datetime) -> Ro
         admin_id=admin_id,
         now=now,
     )
+
+
+def _principal_column(audience: Audience) -> str:
+    return "user_id" if audience is Audience.CUSTOMER else "admin_id"

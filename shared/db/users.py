@@ -30,3 +30,13 @@ def owner_email(tx: Tx, account_id: UUID) -> str | None:
         account_id=account_id,
     )
     return None if row is None else row.email
+
+
+def rehash_password(tx: Tx, user_id: UUID, *, old_hash: str, new_hash: str) -> None:
+    """Keep the same password under another hash, unless it was changed in the meantime."""
+    tx.execute(
+        "UPDATE users SET password_hash = %(new_hash)s WHERE id = %(id)s AND password_hash = %(old_hash)s",
+        id=user_id,
+        old_hash=old_hash,
+        new_hash=new_hash,
+    )

@@ -34,6 +34,7 @@ class OperationKind(StrEnum):
     FOLLOW_REFUNDS = "follow_refunds"
     IMPORT_BANK_STATEMENT = "import_bank_statement"
     ADVANCE_TEST_CLOCK = "advance_test_clock"
+    SEND_MAIL = "send_mail"
 
     @property
     def task_name(self) -> str:

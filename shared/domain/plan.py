@@ -56,6 +56,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     credit_rollover_cap: int | None
     trial_end: TrialEnd
     grace_days: int
+    requests_per_minute: int
     assignable_by: frozenset[Assigner]
 
 
@@ -85,10 +86,14 @@ class Rules(Struct, frozen=True, kw_only=True):
         return plan if plan and Assigner.SIGNUP in plan.assignable_by else None
 
 
-def signup_plan(plans: Iterable[Plan]) -> Plan | None:
-    """`free-trial`, else `free`, else None. No other plan can be reached by signing up."""
+def signup_plan(plans: Iterable[Plan], *, trial: bool = True) -> Plan | None:
+    """`free-trial`, else `free`, else None. No other plan can be reached by signing up.
+
+    trial: whether it may be a plan with a trial.
+    """
     assignable = {plan.slug: plan for plan in plans if Assigner.SIGNUP in plan.assignable_by}
-    return assignable.get(FREE_TRIAL) or assignable.get(FREE)
+    offered = (assignable.get(slug) for slug in (FREE_TRIAL, FREE))
+    return next((plan for plan in offered if plan is not None and (trial or plan.trial_days == 0)), None)
 
 
 class SeedPlan(Struct, frozen=True, kw_only=True):
@@ -98,6 +103,7 @@ class SeedPlan(Struct, frozen=True, kw_only=True):
     name: str
     price_minor: int
     credits_per_month: int
+    requests_per_minute: int
     assignable_by: tuple[Assigner, ...]
     trial_days: int = 0
 
@@ -108,6 +114,7 @@ SEED_PLANS: Final = (
         name="Free trial",
         price_minor=0,
         credits_per_month=2_000,
+        requests_per_minute=120,
         assignable_by=(Assigner.SIGNUP,),
         trial_days=14,
     ),
@@ -116,6 +123,7 @@ SEED_PLANS: Final = (
         name="Free",
         price_minor=0,
         credits_per_month=100,
+        requests_per_minute=60,
         assignable_by=(Assigner.SIGNUP, Assigner.CHECKOUT, Assigner.ADMIN),
     ),
     SeedPlan(
@@ -123,6 +131,7 @@ SEED_PLANS: Final = (
         name="Starter",
         price_minor=89_00,
         credits_per_month=1_000,
+        requests_per_minute=600,
         assignable_by=(Assigner.CHECKOUT, Assigner.ADMIN),
     ),
     SeedPlan(
@@ -130,6 +139,7 @@ SEED_PLANS: Final = (
         name="Growth",
         price_minor=139_00,
         credits_per_month=2_000,
+        requests_per_minute=1_200,
         assignable_by=(Assigner.CHECKOUT, Assigner.ADMIN),
     ),
     SeedPlan(
@@ -137,6 +147,7 @@ SEED_PLANS: Final = (
         name="Scale",
         price_minor=229_00,
         credits_per_month=4_000,
+        requests_per_minute=3_000,
         assignable_by=(Assigner.CHECKOUT, Assigner.ADMIN),
     ),
     SeedPlan(
@@ -144,6 +155,7 @@ SEED_PLANS: Final = (
         name="Enterprise",
         price_minor=0,
         credits_per_month=10_000,
+        requests_per_minute=12_000,
         assignable_by=(Assigner.ADMIN,),
     ),
 )

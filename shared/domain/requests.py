@@ -11,6 +11,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from shared.domain.invoice import PaymentMethod
+from shared.domain.letter import LetterKind
 from shared.domain.operation import OperationKind
 
 
@@ -149,6 +150,13 @@ class AdvanceTestClock(Struct, frozen=True, kw_only=True):
     to: datetime
 
 
+class SendMail(Struct, frozen=True, kw_only=True):
+    """A letter about a signup or an invitation. Whatever is secret in it is derived when it is sent."""
+
+    letter: LetterKind
+    subject_id: UUID
+
+
 REQUESTS: Final[dict[OperationKind, type[Struct]]] = {
     OperationKind.SIGN_UP: SignUp,
     OperationKind.OPEN_INVOICE: OpenInvoice,
@@ -167,4 +175,5 @@ REQUESTS: Final[dict[OperationKind, type[Struct]]] = {
     OperationKind.FOLLOW_REFUNDS: FollowRefunds,
     OperationKind.IMPORT_BANK_STATEMENT: ImportBankStatement,
     OperationKind.ADVANCE_TEST_CLOCK: AdvanceTestClock,
+    OperationKind.SEND_MAIL: SendMail,
 }

@@ -14,22 +14,24 @@ from werkzeug.test import TestResponse
 
 from api.app import create_app
 from api.services import EXTENSION
+from api.throttle import HEADERS as RATE_LIMIT_HEADERS
 from shared import security
 from shared.clock import utc_now
 from shared.config import Settings
 from shared.db import admins, operations, payments, plans
 from shared.db.engine import Database, Tx
+from shared.domain.letter import Letter
 from shared.domain.operation import Operation
 from shared.domain.plan import Rules
-from shared.domain.requests import REQUESTS, ConfirmPayment, FollowRefunds, RefundPayment
+from shared.domain.requests import REQUESTS, ConfirmPayment, FollowRefunds, RefundPayment, SendMail
 from shared.errors import BillingError
 from shared.ids import new_id
 from shared.providers import provider_for
-from shared.usecases import confirm_payment, follow_refunds, refund_payment
+from shared.usecases import confirm_payment, follow_refunds, refund_payment, send_mail
 from tests.db.world import HANDLERS, Customer, World
 
 PASSWORD: Final = "correct horse battery"
-PASSWORD_HASH: Final = security.hash_password(PASSWORD)
+PASSWORD_HASH: Final = security.hash_password(Settings(), PASSWORD)
 PROBLEM_MEMBERS: Final = {"type", "title", "status", "detail", "code"}
 
 
@@ -79,6 +81,7 @@ class Api:
     def _hold_to_rules(self, method: str, path: str, response: TestResponse) -> None:
         assert "Set-Cookie" not in response.headers
         assert response.headers["X-Request-Id"]
+        assert all(name in response.headers for name in RATE_LIMIT_HEADERS)
         assert PASSWORD.encode() not in response.data
         if response.status_code >= 400:
             assert response.content_type == "application/problem+json", response.text
@@ -100,6 +103,7 @@ class Engine:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
+        self.letters: list[Letter] = []
 
     def finish(self, accepted: TestResponse) -> dict[str, Any]:
         """Execute an accepted operation: its result, or the problem that it ends in."""
@@ -177,6 +181,10 @@ class Engine:
             provider = provider_for(request.provider, self.settings, self.database)
             made = provider.refunds_of(request.external_payment_id)
             return lambda: follow_refunds.follow_refunds(tx, operation, request, made, rules, now=now)
+        if isinstance(request, SendMail):
+            letter = send_mail.compose(tx, operation, request, settings=self.settings, now=utc_now())
+            self.letters += [] if letter is None else [letter]
+            return lambda: send_mail.sent(tx, operation, request, None, rules)
         if not isinstance(request, ConfirmPayment):
             return lambda: HANDLERS[operation.kind](tx, operation, request, rules, now=now)
         confirm_payment.record_intent(tx, operation, request, rules)

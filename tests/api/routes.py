@@ -8,11 +8,16 @@ from uuid import UUID
 from flask import Flask
 
 SOME_ID: Final = "01a00000-0000-7000-8000-000000000000"
+SOME_TOKEN: Final = "A" * 64
 
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "POST /signup": {"account_name": "Ada", "email": "ada@example.com", "password": "long enough for this"},
     "POST /auth/login": {"email": "ada@example.com", "password": "long enough for this"},
     "POST /admin/auth/login": {"email": "root@example.com", "password": "long enough for this"},
+    "POST /auth/verify-email": {"token": SOME_TOKEN, "password": "long enough for this"},
+    "POST /invitations/accept": {"token": SOME_TOKEN, "password": "long enough for this"},
+    "POST /members/invitations": {"email": "bob@example.com", "role": "viewer"},
+    "PATCH /members/{member_id}": {"role": "viewer"},
     "POST /subscription/cancel": {"at_period_end": True},
     "POST /invoices": {"plan": "starter", "payment_method": "bank_transfer"},
     "POST /invoices/{invoice_id}/checkout": {"payment_method": "bank_transfer", "save_payment_method": False},
@@ -30,6 +35,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "POST /sites": {"name": "Shop", "domain": "shop.example.com"},
     "PATCH /sites/{site_id}": {"name": "Shop", "domain": "shop.example.com"},
     "POST /api-keys": {"name": "backend", "scopes": ["credits:consume"], "expires_at": "2100-01-01T00:00:00Z"},
+    "POST /api-keys/{api_key_id}/rotate": {"overlap_hours": 24},
     "POST /sandbox/payments": {"invoice_id": SOME_ID, "outcome": "succeeded", "saves_card": "good"},
     "POST /admin/bank-transfers/{bank_transfer_id}/approve": {
         "amount_minor": 8900,
@@ -65,13 +71,30 @@ RAW: Final = {"POST /webhooks/stripe"}  # bytes that are no document of ours
 WITHOUT_BODY: Final = {
     "POST /auth/refresh",
     "POST /auth/logout",
+    "POST /auth/logout-all",
     "POST /admin/auth/refresh",
     "POST /admin/auth/logout",
+    "POST /admin/auth/logout-all",
     "POST /credits/holds/{hold_id}/release",
     "POST /admin/operations/{operation_id}/retry",
     "POST /admin/bank-statements",  # a file
 }
-PUBLIC: Final = {"POST /signup", "POST /auth/login", "POST /admin/auth/login", "GET /plans"}
+PUBLIC: Final = {
+    "POST /signup",
+    "POST /auth/login",
+    "POST /auth/verify-email",
+    "POST /invitations/accept",
+    "POST /admin/auth/login",
+    "GET /plans",
+}
+# What changes something and is refused to nobody for the account's standing: it takes access away.
+TAKING_AWAY: Final = {
+    "POST /auth/logout",
+    "POST /auth/logout-all",
+    "DELETE /api-keys/{api_key_id}",
+    "DELETE /members/{member_id}",
+    "DELETE /members/invitations/{invitation_id}",
+}
 SIGNED: Final = {"POST /webhooks/stripe"}  # where a signature is the credential
 POLLING: Final = "GET /operations/{operation_id}"
 NEEDS_KEY: Final = {"POST /credits/consume", "POST /credits/holds"}

@@ -277,14 +277,14 @@ def test_answers_are_neither_stored_nor_sniffed(api: Api) -> None:
 # --- secrets ----------------------------------------------------------------------------------
 
 
-def test_a_password_fits_its_own_hash_alone() -> None:
-    kept = security.hash_password("correct horse battery")
+def test_a_password_fits_its_own_hash_alone(settings: Settings) -> None:
+    kept = security.hash_password(settings, "correct horse battery")
     assert kept.startswith("$argon2id$")
-    assert security.verify_password(kept, "correct horse battery")
-    assert not security.verify_password(kept, "correct horse batterz")
-    assert not security.verify_password(None, "correct horse battery")
-    assert not security.verify_password("no hash at all", "correct horse battery")
-    assert kept != security.hash_password("correct horse battery")
+    assert security.verify_password(settings, kept, "correct horse battery")
+    assert not security.verify_password(settings, kept, "correct horse batterz")
+    assert not security.verify_password(settings, None, "correct horse battery")
+    assert not security.verify_password(settings, "no hash at all", "correct horse battery")
+    assert kept != security.hash_password(settings, "correct horse battery")
 
 
 def test_keys_for_two_purposes_have_nothing_in_common(settings: Settings) -> None:

@@ -151,6 +151,7 @@ def test_no_text_holds_control_characters_or_a_novel(ask: Any, route: Route) -> 
 @ROUTES
 def test_what_is_required_is_required(ask: Any, route: Route) -> None:
     schema = {"at_period_end", "payer_name", "transferred_on", "note", "override_reason", "expires_at", "ttl_seconds"}
+    schema |= {"overlap_hours"}
     schema |= {"all_or_nothing"}
     schema |= {"save_payment_method", "saves_card"}
     schema |= {"payment_method"} if route.name.endswith("/checkout") else set()
@@ -187,8 +188,13 @@ SIGNUPS = {
     "two addresses": {"email": "ada@example.com,bob@example.com"},
     "no domain": {"email": "ada@localhost"},
     "an endless address": {"email": f"{'a' * 300}@example.com"},
-    "a short password": {"password": "123456789"},
-    "a long password": {"password": "1" * 201},
+    "a short password": {"password": "xK9#mQ2$v"},
+    "a long password": {"password": "xK9#mQ2$v" * 29},
+    "a common password": {"password": "P@ssw0rd123"},
+    "a password that is a row of keys": {"password": "qwertyuiop12"},
+    "a password of digits": {"password": "3141592653589793"},
+    "a password that repeats": {"password": "xK9#m2xK9#m2"},
+    "a password that says the address": {"password": "example.com12"},
     "an unknown zone": {"time_zone": "Mars/Olympus"},
     "a zone outside of the database": {"time_zone": "../../etc/passwd"},
     "an offset": {"time_zone": "+01:00"},

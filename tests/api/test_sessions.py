@@ -1,34 +1,29 @@
-"""Signing in and out: two audiences, rotation, reuse, revocation."""
+"""Signing in and out: two audiences, rotation, reuse, revocation, and secrets that change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import jwt
 import pytest
+import redis
 from flask import Flask
+from pydantic import SecretStr
 
-from api.auth import ALGORITHM
+from api.app import create_app
+from api.auth import ALGORITHM, CLOCK_SKEW_SECONDS
+from api.services import EXTENSION
 from shared import security
 from shared.clock import utc_now
+from shared.config import Settings
 from shared.ids import new_id
 from tests.api.conftest import PASSWORD, Api, Engine
+from tests.api.routes import BODIES
+from tests.api.tokens import claims, forge, relabel, tamper
 from tests.db.world import Customer
 
 REFUSED = {401, 403}
-
-
-def claims(token: str) -> dict[str, Any]:
-    found: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-    return found
-
-
-def forge(app: Flask, token: str, *, header: dict[str, Any] | None = None, **changed: Any) -> str:
-    """The token again with other claims, signed with the system's own key."""
-    key = app.config["JWT_SECRET_KEY"]
-    headers = {"kid": security.key_id(key)} | (header or {})
-    algorithm = headers.pop("alg", ALGORITHM)
-    return jwt.encode(claims(token) | changed, "" if algorithm == "none" else key, algorithm, headers=headers)
 
 
 def test_signing_in_gives_a_pair_that_opens_what_is_ones_own(api: Api, engine: Engine, ada: Customer) -> None:
@@ -95,6 +90,120 @@ def test_logging_out_ends_this_session_alone(api: Api, engine: Engine, ada: Cust
     assert other.get("/account").status_code == 200
 
 
+def test_logging_out_everywhere_ends_all_sessions_of_this_user_alone(
+    api: Api, engine: Engine, ada: Customer, stranger: Api, admin: Api
+) -> None:
+    tokens, other = engine.log_in(api, ada), engine.signed_in(api, ada)
+    answer = api.with_token(tokens["access_token"]).post("/auth/logout-all")
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert api.with_token(tokens["access_token"]).get("/account").status_code == 401
+    assert other.get("/account").status_code == 401
+    assert api.with_token(tokens["refresh_token"]).post("/auth/refresh").status_code == 401
+    assert stranger.get("/account").status_code == 200
+    assert admin.get("/admin/accounts").status_code == 200
+    assert engine.signed_in(api, ada).get("/account").status_code == 200, "signing in again is possible"
+    audited = "SELECT (actor_id, after->>'sessions')::text FROM audit_log WHERE action = 'session.all_revoked'"
+    assert engine.scalar(audited) == f"({ada.user_id},2)"
+
+
+def test_an_admin_logs_out_everywhere(api: Api, engine: Engine, admin: Api, customer: Api) -> None:
+    assert admin.get("/admin/auth/sessions").get_json()["items"][0]["current"] is True
+    assert admin.post("/admin/auth/logout-all").status_code == 204
+    assert admin.get("/admin/accounts").status_code == 401
+    assert customer.get("/account").status_code == 200
+    assert engine.scalar("SELECT actor_kind FROM audit_log WHERE action = 'session.all_revoked'") == "admin"
+
+
+def test_one_sees_where_one_is_and_was_signed_in(api: Api, engine: Engine, ada: Customer, stranger: Api) -> None:
+    gone = engine.signed_in(api, ada)
+    assert gone.post("/auth/logout").status_code == 204
+    prolonged = engine.log_in(api, ada)
+    assert api.with_token(prolonged["refresh_token"]).post("/auth/refresh").status_code == 200
+    here = engine.signed_in(api, ada)
+    now, before, first = here.get("/auth/sessions").get_json()["items"]
+    assert [now["current"], before["current"], first["current"]] == [True, False, False]
+    assert (now["revoked_at"], now["last_used_at"]) == (None, now["created_at"])
+    assert before["last_used_at"] > before["created_at"]
+    assert (first["revoked_at"] is not None, first["revoked_reason"]) == (True, "logout")
+    page = here.get("/auth/sessions?limit=2").get_json()
+    assert here.get(f"/auth/sessions?cursor={page['next_cursor']}").get_json()["items"] == [first]
+    assert len(stranger.get("/auth/sessions").get_json()["items"]) == 1
+
+
+def test_what_was_revoked_stays_so_when_the_broker_forgets_everything(
+    api: Api, engine: Engine, ada: Customer, settings: Settings
+) -> None:
+    tokens = engine.log_in(api, ada)
+    assert api.with_token(tokens["access_token"]).post("/auth/logout").status_code == 204
+    with redis.Redis.from_url(str(settings.broker_url)) as broker:
+        broker.flushdb()
+    assert api.with_token(tokens["access_token"]).get("/account").status_code == 401
+    assert api.with_token(tokens["refresh_token"]).post("/auth/refresh").status_code == 401
+
+
+# --- secrets that change ------------------------------------------------------------------------
+
+OLD, NEW = "the secret of yesterday that was long enough", "the secret of today that is just as long"
+
+
+@contextmanager
+def deployed(settings: Settings, documented: dict[str, Any], *, secret: str, previous: str | None) -> Iterator[Api]:
+    """The API after a restart with these secrets."""
+    secrets = {"secret_key": SecretStr(secret), "secret_key_previous": previous and SecretStr(previous)}
+    app = create_app(settings.model_copy(update=secrets))
+    try:
+        yield Api(app, app.test_client(use_cookies=False), documented, {})
+    finally:
+        app.extensions[EXTENSION].database.dispose()
+
+
+def test_a_new_secret_signs_and_an_old_one_is_known_for_as_long_as_it_is_stated(
+    settings: Settings, documented: dict[str, Any], engine: Engine, ada: Customer
+) -> None:
+    with deployed(settings, documented, secret=OLD, previous=None) as before:
+        tokens = engine.log_in(before, ada)
+    with deployed(settings, documented, secret=NEW, previous=f" one from long before , {OLD}") as overlapping:
+        assert overlapping.with_token(tokens["access_token"]).get("/account").status_code == 200
+        refreshed = overlapping.with_token(tokens["refresh_token"]).post("/auth/refresh").get_json()
+    kids = [jwt.get_unverified_header(each["access_token"])["kid"] for each in (tokens, refreshed)]
+    keys = [
+        security.signing_key(settings.model_copy(update={"secret_key": SecretStr(s)}), "tokens") for s in (OLD, NEW)
+    ]
+    assert kids == [security.key_id(key) for key in keys], "what is new is signed with the new one alone"
+    with deployed(settings, documented, secret=NEW, previous=None) as later:
+        assert later.with_token(tokens["access_token"]).get("/account").status_code == 401
+        assert later.with_token(refreshed["access_token"]).get("/account").status_code == 200
+
+
+def test_an_old_secret_under_the_new_ones_name_signs_nothing(
+    settings: Settings, documented: dict[str, Any], engine: Engine, ada: Customer
+) -> None:
+    with deployed(settings, documented, secret=OLD, previous=None) as before:
+        token = engine.log_in(before, ada)["access_token"]
+    with deployed(settings, documented, secret=NEW, previous=OLD) as api:
+        kid = security.key_id(api.app.config["JWT_SECRET_KEY"])
+        assert api.with_token(relabel(token, kid=kid)).get("/account").status_code == 401
+
+
+def test_a_signup_from_before_is_polled_and_repeated_after_a_change_of_secrets(
+    settings: Settings, documented: dict[str, Any], engine: Engine
+) -> None:
+    with deployed(settings, documented, secret=OLD, previous=None) as before:
+        first = before.post("/signup", BODIES["POST /signup"], key="k")
+    poll = {"X-Poll-Token": first.get_json()["poll_token"]}
+    path = f"/operations/{first.get_json()['operation_id']}"
+    with deployed(settings, documented, secret=NEW, previous=OLD) as overlapping:
+        assert overlapping.get(path, headers=poll).status_code == 200
+        again = overlapping.post("/signup", BODIES["POST /signup"], key="k")
+        assert again.headers["Idempotent-Replayed"] == "true"
+    with deployed(settings, documented, secret=NEW, previous=None) as later:
+        assert later.get(path, headers=poll).status_code == 404
+        assert later.post("/signup", BODIES["POST /signup"], key="k").status_code == 409
+
+
+# --- the other side -----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("path", ["/admin/accounts", "/admin/operations", "/admin/auth/logout"])
 def test_a_customers_token_on_an_admins_route_is_revoked(api: Api, engine: Engine, ada: Customer, path: str) -> None:
     tokens = engine.log_in(api, ada)
@@ -135,7 +244,17 @@ FORGERIES: dict[str, Callable[[Flask, str], str]] = {
     "not yet valid": lambda app, token: forge(app, token, nbf=utc_now() + timedelta(minutes=5)),
     "no algorithm": lambda app, token: forge(app, token, header={"alg": "none"}),
     "another algorithm": lambda app, token: forge(app, token, header={"alg": "HS512"}),
+    "no algorithm, and no signature": lambda _, token: relabel(token, alg="none").rpartition(".")[0] + ".",
+    "said to be signed with a public key": lambda _, token: relabel(token, alg="RS256"),
+    "said to be of an algorithm of ours, in small letters": lambda _, token: relabel(token, alg="hs256"),
+    "a key of the sender's own choice": lambda _, token: relabel(token, jwk={"kty": "oct", "k": "AAAA"}, kid=None),
     "unknown key id": lambda app, token: forge(app, token, header={"kid": "another"}),
+    "no key id": lambda app, token: forge(app, token, header={"kid": None}),
+    "a path for a key id": lambda _, token: relabel(token, kid="../../dev/null"),
+    "a list for a key id": lambda _, token: relabel(token, kid=["a"]),
+    "other claims under the old signature": lambda _, token: tamper(token, sub=str(new_id())),
+    "an admin by other claims": lambda _, token: tamper(token, aud="admin"),
+    "no expiry": lambda app, token: forge(app, token, exp=None),
     "signed by another key": lambda _, token: jwt.encode(claims(token), "x" * 32, ALGORITHM),
     "another signature": lambda _, token: token[:-4] + ("AAAA" if token[-4:] != "AAAA" else "BBBB"),
     "another user": lambda app, token: forge(app, token, sub=str(new_id())),
@@ -157,6 +276,24 @@ def test_a_forged_token_opens_nothing(app: Flask, api: Api, engine: Engine, ada:
     answer = api.with_token(FORGERIES[forgery](app, token)).get("/account")
     assert (answer.status_code, answer.get_json()["code"]) == (401, "unauthenticated")
     assert api.with_token(token).get("/account").status_code == 200, "and harms nobody"
+
+
+SKEWS: dict[str, tuple[str, int, int]] = {
+    "expired within the skew": ("exp", -(CLOCK_SKEW_SECONDS - 5), 200),
+    "expired beyond it": ("exp", -(CLOCK_SKEW_SECONDS + 5), 401),
+    "valid from within the skew on": ("nbf", CLOCK_SKEW_SECONDS - 5, 200),
+    "valid from beyond it on": ("nbf", CLOCK_SKEW_SECONDS + 5, 401),
+    "issued within the skew": ("iat", CLOCK_SKEW_SECONDS - 5, 200),
+    "issued beyond it": ("iat", CLOCK_SKEW_SECONDS + 5, 401),
+}
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+def test_clocks_may_differ_by_a_little(app: Flask, api: Api, engine: Engine, ada: Customer, skew: str) -> None:
+    claim, seconds, status = SKEWS[skew]
+    changed: dict[str, Any] = {claim: utc_now() + timedelta(seconds=seconds)}
+    token = forge(app, engine.log_in(api, ada)["access_token"], **changed)
+    assert api.with_token(token).get("/account").status_code == status
 
 
 def test_a_customers_claim_to_be_an_admin_is_worth_nothing(app: Flask, api: Api, engine: Engine, ada: Customer) -> None:

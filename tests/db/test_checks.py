@@ -132,6 +132,25 @@ BREAKS = [
         "invoice",
         "UPDATE invoices SET assigned_by = 'signup' WHERE account_id = %(card)s RETURNING id",
     ),
+    case(
+        "account_keeps_an_owner",
+        "removed",
+        "UPDATE users SET deleted_at = now() WHERE account_id = %(card)s RETURNING account_id",
+    ),
+    case(
+        "account_keeps_an_owner",
+        "demoted",
+        "UPDATE users SET role = 'admin' WHERE account_id = %(card)s RETURNING account_id",
+    ),
+    case(
+        "rows_stay_within_one_account",
+        "invitations",
+        f"""
+        INSERT INTO invitations (id, account_id, email, role, invited_by, created_at, expires_at)
+        VALUES (gen_random_uuid(), %(card)s, 'bob@example.com', 'viewer', {OTHER_USER}, now(), now() + interval '1 day')
+        RETURNING id
+        """,
+    ),
     *(
         case("rows_stay_within_one_account", table, f"UPDATE {table} SET {change} WHERE {where} RETURNING {key}")
         for table, change, where, key in [
@@ -1047,7 +1066,7 @@ TROUBLES = [
     case(
         "entry_brought_other_money",
         "less",
-        "UPDATE bank_entries SET amount_minor = 88_00 WHERE transaction_id = 'exact' RETURNING id",
+        "UPDATE bank_entries SET amount_minor = 8800 WHERE transaction_id = 'exact' RETURNING id",
     ),
     case(
         "entry_brought_other_money",
@@ -1062,7 +1081,7 @@ TROUBLES = [
     case(
         "money_went_back",
         "more than was refunded",
-        "UPDATE payments SET refunded_minor = 4_49 WHERE external_payment_id = 'exact'",
+        "UPDATE payments SET refunded_minor = 449 WHERE external_payment_id = 'exact'",
         f"UPDATE bank_entries SET remittance = {IMPORTED_REFERENCE} WHERE transaction_id = 'fee' RETURNING id",
     ),
     case(
@@ -1131,7 +1150,7 @@ def test_what_waits_for_somebody_is_a_warning(healthy: Healthy, name: str, state
 
 def test_what_a_refund_tells_of_is_no_warning(healthy: Healthy) -> None:
     with healthy.undone(enforced=False) as tx:
-        tx.execute("UPDATE payments SET refunded_minor = 4_50 WHERE external_payment_id = 'exact'")
+        tx.execute("UPDATE payments SET refunded_minor = 450 WHERE external_payment_id = 'exact'")
         tx.execute("UPDATE payments SET refunded_minor = amount_minor WHERE external_payment_id = 'unknown'")
         tx.execute(
             f"UPDATE bank_entries SET remittance = {IMPORTED_REFERENCE}, returned = amount_minor > 0", **healthy.ids

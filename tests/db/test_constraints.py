@@ -37,6 +37,22 @@ SESSION = """
     VALUES (gen_random_uuid(), {}, now(), now(), {})
     """
 USER = "(SELECT id FROM users WHERE account_id = %(card)s)"
+INVITATION = """
+    INSERT INTO invitations (id, account_id, email, role, invited_by, created_at, expires_at, accepted_at, accepted_by,
+                             revoked_at)
+    SELECT (jsonb_populate_record(NULL::invitations, jsonb_build_object(
+        'id', gen_random_uuid(), 'account_id', %(card)s::uuid, 'email', 'bob@example.com', 'role', 'viewer',
+        'invited_by', u.id, 'created_at', now(), 'expires_at', now() + interval '1 day') || jsonb_build_object({}))).*
+    FROM users u WHERE u.account_id = %(card)s
+    """
+WAITING_SIGNUP = """
+    INSERT INTO signups (id, account_name, email, password_hash, time_zone, created_at, expires_at)
+    VALUES (gen_random_uuid(), 'Bob', '{}', 'hash', 'UTC', now(), now() + interval '{}')
+    """
+ATTEMPTS = """
+    INSERT INTO sign_in_attempts (who, network, failures, failed_at, expires_at)
+    VALUES ('who', 'network', {}, {}, now())
+    """
 PENDING = f"{NEW_ID}, 'operation_id', gen_random_uuid(), 'status', 'pending', 'applied_at', NULL"
 ATTEMPT = f"{PENDING}, 'external_payment_id', NULL, 'attempt', 1, 'customer_ref', 'c', 'payment_method_ref', 'm'"
 CUSTOMER = "INSERT INTO provider_customers (account_id, provider, customer_ref) VALUES ({}, '{}', 'c')"
@@ -46,7 +62,7 @@ PROVIDER_EVENT = """
     """
 
 # Never reached, because the primary key is broken first: they are there for foreign keys to point at.
-ANCHORS = {"plan_slug_named_once_with_id", "site_of_account", "credit_grant_of_account"}
+ANCHORS = {"plan_slug_named_once_with_id", "site_of_account", "credit_grant_of_account", "api_key_named_with_account"}
 
 
 def assigned(plan: str, by: str) -> str:
@@ -86,6 +102,8 @@ CASES = [
             ("plan_trial_end_known", "trial_end = 'never'", "slug = 'free-trial'"),
             ("plan_grace_within_a_month", "grace_days = 29", "slug = 'starter'"),
             ("plan_grace_within_a_month", "grace_days = -1", "slug = 'starter'"),
+            ("plan_requests_per_minute_positive", "requests_per_minute = 0", "slug = 'starter'"),
+            ("plan_requests_per_minute_positive", "requests_per_minute = 1000001", "slug = 'starter'"),
         ],
     ),
     refused("plan_assigner_known", "by a friend", assigned("starter", "friend")),
@@ -155,9 +173,40 @@ CASES = [
             ("api_key_scopes_known", "scopes = '{everything}'", "true"),
             ("api_key_scopes_known", "scopes = '{}'", "true"),
             ("api_key_site_of_same_account", "account_id = %(card)s", "true"),
+            ("api_key_replaced_expires", "replaced_by = id", "true"),
+            ("api_key_replaced_within_account", "replaced_by = gen_random_uuid(), expires_at = now()", "true"),
         ],
     ),
     refused("api_key_hash_unique", "twice", copy("api_keys", "true", NEW_ID)),
+    refused(
+        "api_key_replaces_one",
+        "two",
+        "UPDATE api_keys SET replaced_by = id, expires_at = now()",
+        copy("api_keys", "true", f"{NEW_ID}, 'key_hash', 'other'"),
+    ),
+    # Members, signups, sign-ins
+    *(
+        refused(name, changes, INVITATION.format(changes))
+        for name, changes in [
+            ("invitation_not_of_system_account", "'account_id', %(system)s::uuid"),
+            ("invitation_role_known", "'role', 'god'"),
+            ("invitation_email_normalised", "'email', 'Bob@example.com'"),
+            ("invitation_expires_later", "'expires_at', now()"),
+            ("invitation_accepted_by_a_user", "'accepted_at', now()"),
+            ("invitation_accepted_by_a_user", "'accepted_by', u.id"),
+            ("invitation_ends_once", "'accepted_at', now(), 'accepted_by', u.id, 'revoked_at', now()"),
+        ]
+    ),
+    refused("invitation_one_open_per_address", "two", INVITATION.format(""), INVITATION.format("")),
+    refused("signup_email_normalised", "capitals", WAITING_SIGNUP.format("Bob@example.com", "1 day")),
+    refused("signup_expires_later", "at once", WAITING_SIGNUP.format("bob@example.com", "0")),
+    refused(
+        "trial_once_per_mailbox",
+        "twice",
+        "INSERT INTO trials SELECT mailbox_digest, account_id FROM trials LIMIT 1",
+    ),
+    refused("sign_in_failures_not_negative", "-1", ATTEMPTS.format(-1, "now()")),
+    refused("sign_in_failures_have_instant", "none", ATTEMPTS.format(1, "NULL")),
     # Subscriptions and their periods
     *updates(
         "subscriptions",

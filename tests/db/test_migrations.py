@@ -139,6 +139,9 @@ def test_accounts_survive_a_step_down_and_up(scratch_url: str, settings: Setting
     """
     with opened(scratch_url) as database, database.transaction() as tx:
         refunded = str(populate(tx, settings, with_statements=False)["refunded"])
+        for plan in SEED_PLANS:  # a column of a later migration, which fills it as the catalogue does
+            limits = {"slug": plan.slug, "limit": plan.requests_per_minute}
+            tx.execute("UPDATE plans SET requests_per_minute = %(limit)s WHERE slug = %(slug)s", **limits)
     kept = contents(scratch_url)
     assert len(kept["accounts"]) > 10
 
@@ -149,6 +152,9 @@ def test_accounts_survive_a_step_down_and_up(scratch_url: str, settings: Setting
     for table in ("events", "refunds"):
         assert (bool(kept.pop(table)), now.pop(table)) == (True, []), "a table of a later migration"
     for tables in (kept, now):
+        tables["plans"] = [
+            row.rpartition(",")[0] for row in tables["plans"]
+        ]  # requests a minute: the catalogue's again
         for table in ("payments", "credit_transactions"):
             tables[table] = [row for row in tables[table] if refunded not in row]
     assert now == kept

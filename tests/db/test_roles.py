@@ -11,9 +11,12 @@ from psycopg.sql import SQL, Composed, Identifier
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
+from shared.clock import utc_now
 from shared.config import Settings
+from shared.db import members, sign_ins, signups, trials
 from shared.db.engine import ActAs, Database, Tx
 from shared.db.migrations import run
+from shared.ids import new_id
 from tests.db.world import Healthy, copy
 
 APPEND_ONLY = {
@@ -92,6 +95,39 @@ def test_what_a_bank_has_said_is_written_by_workers_alone_and_changed_by_nobody(
         with pytest.raises(DBAPIError) as refusal, acting(healthy, role) as tx:
             tx.execute(attempt)
         assert getattr(refusal.value.orig, "sqlstate", None) == "42501", (role, attempt)
+
+
+def test_a_worker_may_do_what_its_tasks_for_people_do(healthy: Healthy) -> None:
+    now = utc_now()
+    with acting(healthy, ActAs.WORKER) as tx:
+        assert members.open_invitation(tx, new_id(), now=now) is None
+        assert signups.open_signup(tx, new_id(), now=now) is None
+        assert signups.forget(tx, now=now, limit=10) == 0
+        assert sign_ins.forget(tx, now=now, limit=10) == 0
+        assert not trials.give(tx, healthy_owner(tx, healthy), healthy.ids["card"])
+
+
+@pytest.mark.parametrize(
+    ("role", "attempt"),
+    [
+        (ActAs.API, "DELETE FROM sign_in_attempts"),
+        (ActAs.API, "DELETE FROM trials"),
+        (ActAs.API, "INSERT INTO trials SELECT * FROM trials"),
+        (ActAs.API, "UPDATE signups SET password_hash = 'mine'"),
+        (ActAs.WORKER, "UPDATE signups SET password_hash = 'mine'"),
+        (ActAs.WORKER, "UPDATE invitations SET role = 'owner'"),
+        (ActAs.WORKER, "UPDATE trials SET mailbox_digest = ''"),
+    ],
+)
+def test_no_process_does_more_to_people_than_it_has_to(healthy: Healthy, role: ActAs, attempt: str) -> None:
+    with pytest.raises(DBAPIError) as refusal, acting(healthy, role) as tx:
+        tx.execute(attempt)
+    assert getattr(refusal.value.orig, "sqlstate", None) == "42501"
+
+
+def healthy_owner(tx: Tx, healthy: Healthy) -> str:
+    email: str = tx.scalar("SELECT email FROM users WHERE account_id = %(card)s", **healthy.ids)
+    return email
 
 
 # --- whoever migrates ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from shared.domain.plan import SEED_PLANS
 from shared.embedded import Valkey, servers
 from shared.ids import new_id
 from shared.security import hash_password
+from tests.factories import GENEROUS, PLENTY
 from workers.demo import PASSWORD, Client, eventually
 from workers.local_stripe import LocalStripe
 from workers.stack import Stack
@@ -43,7 +44,9 @@ class System:
         """A platform admin, at work with the API."""
         email = f"{new_id().hex}@example.com"
         with self.database.transaction() as tx:
-            admins.create(tx, admin_id=new_id(), email=email, password_hash=hash_password(PASSWORD))
+            admins.create(
+                tx, admin_id=new_id(), email=email, password_hash=hash_password(self.stack.settings, PASSWORD)
+            )
         client = self._client()
         client.log_in("/admin/auth/login", email, PASSWORD)
         return client
@@ -91,12 +94,14 @@ class System:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("system")
     wanted = Settings(data_dir=folder, api_bind="127.0.0.1:0", billing_sandbox=True, beat_interval_seconds=1)
+    wanted = wanted.model_copy(update=GENEROUS)
     with servers(wanted, postgres_options=("fsync=off",)) as settings:
         assert settings.database_url is not None
         run.upgrade(settings.database_url)
         database = Database(settings.database_url, application_name="tests")
         with database.transaction() as tx:
             plans.seed(tx, SEED_PLANS)
+            tx.execute("UPDATE plans SET requests_per_minute = %(plenty)s", plenty=PLENTY)
         with LocalStripe(folder) as stripe, Stack(stripe.settings(settings)) as stack:
             stripe.send_webhooks_to(f"{stack.url}/api/v1/webhooks/stripe")
             system = System(stack, database, Valkey(folder / "valkey"), stripe)

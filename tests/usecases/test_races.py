@@ -370,3 +370,12 @@ def test_consumption_beside_renewals_loses_nothing(office: Office) -> None:
     sums = {row.kind: int(row.total) for row in rows}
     assert -sums.get("consume", 0) == taken
     assert office.state(who).account.balance_credits == sum(sums.values())
+
+
+# --- trials ---------------------------------------------------------------------------------------------
+
+
+def test_of_several_signups_with_one_mailbox_one_gets_the_trial(office: Office) -> None:
+    signups = [SignUp(account_name="Ada", email=f"ada+{n}@example.com", password_hash="hash") for n in range(4)]
+    rows = at_once(*executing(office, *(office.accept(OperationKind.SIGN_UP, signup) for signup in signups)))
+    assert Counter(row.result["plan"] for row in rows) == {"free-trial": 1, "free": 3}

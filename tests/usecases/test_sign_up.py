@@ -103,3 +103,47 @@ def test_on_a_test_clock_its_instant_counts(office: Office) -> None:
     who = office.sign_up(clock_id=office.make_clock(on("2030-01-31")))
     account = office.row("SELECT acted_at, access_ends_at FROM accounts WHERE id = %(id)s", id=who.account_id)
     assert tuple(account) == (on("2030-01-31"), on("2030-02-14"))
+
+
+# --- one trial for each mailbox -------------------------------------------------------------------
+
+MAILBOXES: Table = {
+    "the same, of a user who was removed": ("ada@example.com", "ada@example.com", "free"),
+    "the same with a tag": ("ada@example.com", "ada+again@example.com", "free"),
+    "two tags": ("ada+one@example.com", "ada+two+three@example.com", "free"),
+    "another one": ("ada@example.com", "ada.b@example.com", "free-trial"),
+    "the same name elsewhere": ("ada@example.com", "ada@example.org", "free-trial"),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "plan"), cases(MAILBOXES))
+def test_a_mailbox_gets_one_trial(office: Office, first: str, second: str, plan: str) -> None:
+    gone = office.sign_up(first)
+    office.change("UPDATE users SET deleted_at = now() WHERE id = %(id)s", id=gone.user_id)
+    office.change("UPDATE accounts SET deleted_at = now() WHERE id = %(id)s", id=gone.account_id)
+    result = office.done(OperationKind.SIGN_UP, request(second))
+    assert (result["plan"], result["credits"]) == (plan, 100 if plan == "free" else 2_000)
+
+
+def test_a_signup_that_fails_uses_up_no_trial(office: Office) -> None:
+    office.sign_up("ada@example.com")
+    assert office.ask(OperationKind.SIGN_UP, request("bob@example.com", time_zone="Mars/Olympus")).status == "failed"
+    assert office.done(OperationKind.SIGN_UP, request("bob@example.com"))["plan"] == "free-trial"
+
+
+def test_a_plan_without_a_trial_uses_up_none(office: Office) -> None:
+    office.change(NO_TRIAL)
+    assert office.done(OperationKind.SIGN_UP, request())["plan"] == "free"
+    assert office.row("SELECT count(*) AS given FROM trials").given == 0
+
+
+def test_where_there_is_a_trial_alone_a_second_one_is_refused(office: Office) -> None:
+    office.change("DELETE FROM plan_assigners WHERE plan_slug = 'free' AND assigned_by = 'signup'")
+    office.sign_up("ada@example.com")
+    row = office.ask(OperationKind.SIGN_UP, request("ada+again@example.com"))
+    assert (row.status, row.problem["code"]) == ("failed", "no_signup_plan")
+
+
+def test_trials_are_kept_without_addresses(office: Office) -> None:
+    office.sign_up("ada.lovelace@example.com")
+    assert "lovelace" not in office.row("SELECT string_agg(t::text, '') AS kept FROM trials t").kept

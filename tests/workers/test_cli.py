@@ -292,7 +292,7 @@ def test_create_admin_takes_the_password_from_standard_input(run: Run, database:
         admin = tx.one("SELECT id, email, password_hash FROM admins")
         audited = tx.one("SELECT actor_kind, subject_id FROM audit_log WHERE action = 'admin.created'")
     assert admin.email == "root@example.com"
-    assert security.verify_password(admin.password_hash, PASSWORD)
+    assert security.verify_password(Settings(), admin.password_hash, PASSWORD)
     assert (audited.actor_kind, audited.subject_id) == ("system", admin.id)
     assert PASSWORD not in result.output
 
@@ -304,15 +304,16 @@ def test_create_admin_asks_for_what_is_not_stated(
     result = run("create-admin", stdin=f"root@example.com\n{PASSWORD}\nmistyped\n{PASSWORD}\n{PASSWORD}\n")
     assert result.exit_code == 0
     with database.transaction() as tx:
-        assert security.verify_password(tx.scalar("SELECT password_hash FROM admins"), PASSWORD)
+        assert security.verify_password(Settings(), tx.scalar("SELECT password_hash FROM admins"), PASSWORD)
     assert PASSWORD not in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "told"),
     [
-        pytest.param(["--email", "root@example.com", "--password-stdin"], "short\n", "10 to 200", id="short password"),
-        pytest.param(["--email", "root@example.com", "--password-stdin"], "", "10 to 200", id="no password"),
+        pytest.param(["--email", "root@example.com", "--password-stdin"], "short\n", "10 to 256", id="short password"),
+        pytest.param(["--email", "root@example.com", "--password-stdin"], "", "10 to 256", id="no password"),
+        pytest.param(["--email", "root@example.com", "--password-stdin"], "Password123!", "tried first", id="common"),
         pytest.param(["--email", "root", "--password-stdin"], PASSWORD, "no email address", id="no address"),
         pytest.param(["--email", "root@example.com"], PASSWORD, "--password-stdin", id="nobody to ask"),
     ],

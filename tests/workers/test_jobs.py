@@ -86,6 +86,23 @@ def waiting(office: Office) -> None:
     office.accept(OperationKind.SIGN_UP, request, at=ago(seconds=10))
 
 
+def forgettable(office: Office) -> None:
+    office.change(
+        """
+        INSERT INTO signups (id, account_name, email, password_hash, time_zone, created_at, expires_at)
+        SELECT gen_random_uuid(), 'Bob', 'bob@example.com', 'hash', 'UTC', now() - interval '2 days',
+               now() + n * interval '1 h'
+        FROM unnest(ARRAY[-1, 1]) AS n
+        """
+    )
+    office.change(
+        """
+        INSERT INTO sign_in_attempts (who, network, failures, failed_at, expires_at)
+        SELECT 'who', n::text, 1, now(), now() + n * interval '1 h' FROM unnest(ARRAY[-1, 1]) AS n
+        """
+    )
+
+
 def checked_out(office: Office) -> None:
     office.now = ago(minutes=11)
     who = office.sign_up()
@@ -113,6 +130,11 @@ DUE: Table = {
     Job.EXPIRE_CREDITS: (gifted, "SELECT balance_credits FROM accounts WHERE kind = 'customer'", 2_000),
     Job.RELEASE_HOLDS: (holding, "SELECT status FROM holds", "expired"),
     Job.ASK_PROVIDERS: (checked_out, "SELECT count(*) FROM operations WHERE kind = 'confirm_payment'", 1),
+    Job.FORGET_EXPIRED: (
+        forgettable,
+        "SELECT (SELECT count(*) FROM signups) + (SELECT count(*) FROM sign_in_attempts)",
+        2,
+    ),
     Job.RELAY_OPERATIONS: (waiting, "SELECT sends FROM operations WHERE kind = 'sign_up'", 1),
 }
 
@@ -147,7 +169,7 @@ def test_there_is_a_case_for_every_job() -> None:
 
 
 def test_all_of_them_run_twice_change_nothing_the_second_time(worker: Worker, office: Office, broker_url: str) -> None:
-    for make in (unpaid, overdue, leaving, trial, gifted, holding, waiting):
+    for make in (unpaid, overdue, leaving, trial, gifted, holding, forgettable, waiting):
         make(office)
     for job in Job:
         worker.run(job)

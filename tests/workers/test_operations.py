@@ -10,8 +10,9 @@ import pytest
 from celery import Celery
 
 from shared.clock import utc_now
-from shared.db import operations
+from shared.db import operations, signups
 from shared.domain.invoice import PaymentMethod
+from shared.domain.letter import LetterKind
 from shared.domain.operation import OperationKind, OperationStatus
 from shared.domain.requests import (
     AdjustCredits,
@@ -22,10 +23,12 @@ from shared.domain.requests import (
     OpenInvoice,
     RecordPayment,
     ReverseCredits,
+    SendMail,
     SignUp,
     SubmitBankTransfer,
 )
 from shared.errors import NotFound, RetryRefused
+from shared.ids import new_id
 from shared.messages import Queue
 from shared.providers.sandbox import GOOD_CARD
 from tests.factories import Table, cases, on
@@ -132,6 +135,25 @@ def apply(office: Office, who: Customer) -> UUID:
     return office.application(who, payment.id, office.open_invoice(who))
 
 
+def write_to(office: Office, who: Customer) -> UUID:
+    signup_id = new_id()
+    with office.database.transaction() as tx:
+        signups.create(
+            tx,
+            signup_id=signup_id,
+            account_name="Bob",
+            email="bob@example.com",
+            password_hash="hash",
+            time_zone="UTC",
+            test_clock_id=None,
+            now=utc_now(),
+            expires_at=utc_now() + timedelta(days=1),
+        )
+    return office.accept(
+        OperationKind.SEND_MAIL, SendMail(letter=LetterKind.CONFIRM_ADDRESS, subject_id=signup_id), at=utc_now()
+    )
+
+
 Accept = Callable[[Office, Customer], UUID]
 
 KINDS: dict[OperationKind, Accept] = {
@@ -152,6 +174,7 @@ KINDS: dict[OperationKind, Accept] = {
     OperationKind.REFUND_PAYMENT: refund,
     OperationKind.FOLLOW_REFUNDS: follow,
     OperationKind.ADVANCE_TEST_CLOCK: advance,
+    OperationKind.SEND_MAIL: write_to,
 }
 every_kind = pytest.mark.parametrize("accept", KINDS.values(), ids=KINDS)
 

@@ -1,21 +1,19 @@
 """Platform admins: create-admin."""
 
 import sys
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
-from email_validator import EmailNotValidError, validate_email
 
 from shared import security
 from shared.clock import utc_now
 from shared.db import admins, audit
+from shared.domain.email import normalised
 from shared.domain.operation import PrincipalKind
+from shared.domain.password import MAX_LENGTH, MIN_LENGTH, weakness
 from shared.errors import InvalidInput
 from shared.ids import new_id
 from workers.cli.session import session
-
-PASSWORD_MIN_LENGTH: Final = 10
-PASSWORD_MAX_LENGTH: Final = 200
 
 
 def create_admin(
@@ -27,10 +25,10 @@ def create_admin(
 ) -> None:
     """Create a platform admin. The password is asked for; it is never an argument, which others could see."""
     address = _address(email if email is not None else typer.prompt("Email"))
-    password = _password(from_stdin=password_stdin)
-    password_hash = security.hash_password(password)
+    password = _password(address, from_stdin=password_stdin)
     with session() as here, here.database.transaction() as tx:
         admin_id = new_id()
+        password_hash = security.hash_password(here.settings, password)
         admins.create(tx, admin_id=admin_id, email=address, password_hash=password_hash)
         audit.record(
             tx,
@@ -53,18 +51,20 @@ def at_terminal() -> bool:
 
 def _address(text: str) -> str:
     try:
-        return validate_email(text, check_deliverability=False).normalized.lower()
-    except EmailNotValidError as error:
-        raise InvalidInput(f"{text} is no email address: {error}") from error
+        return normalised(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{text} is no email address: {error.detail}") from None
 
 
-def _password(*, from_stdin: bool) -> str:
+def _password(address: str, *, from_stdin: bool) -> str:
     if from_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     elif at_terminal():
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         raise InvalidInput("there is no terminal to ask for the password; hand it over with --password-stdin")
-    if not PASSWORD_MIN_LENGTH <= len(password) <= PASSWORD_MAX_LENGTH:
-        raise InvalidInput(f"a password has {PASSWORD_MIN_LENGTH} to {PASSWORD_MAX_LENGTH} characters")
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise InvalidInput(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters")
+    if (why := weakness(password, about=[address])) is not None:
+        raise InvalidInput(f"the password {why}")
     return str(password)
