@@ -115,6 +115,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     if settings.trusted_proxies:
         proxies = settings.trusted_proxies
+        # Flask's documented way to wrap an application; a checker sees a method overwritten.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     auth.install(app, settings)
     problems.install(app)

@@ -63,7 +63,7 @@ def install(app: Flask, settings: Settings) -> None:
         )
 
 
-def _request_id(believes_ids: bool) -> str:  # noqa: FBT001
+def _request_id(believes_ids: bool) -> str:  # noqa: FBT001 (the setting, as it stands)
     """The proxy's id of this request, if it is one, or a new one: nobody else writes into our logs."""
     given = request.headers.get(REQUEST_ID, "") if believes_ids else ""
     return given if HARMLESS_ID.fullmatch(given) else new_id().hex

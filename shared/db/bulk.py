@@ -32,6 +32,7 @@ def insert_new(
     if not rows:
         return set()
     columns = ", ".join(types)
+    # S608 is let be in this module: the names are constants of its callers, and values are bound.
     inserted = tx.rows(
         f"INSERT INTO {table} ({columns}) SELECT {columns} FROM unnest({_placeholders(types)}) AS v ({columns}) "  # noqa: S608
         f"ORDER BY {key} ON CONFLICT {conflict} DO NOTHING RETURNING {key}",

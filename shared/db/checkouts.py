@@ -86,10 +86,10 @@ def of_invoice(tx: Tx, invoice_id: UUID, provider: PaymentMethod) -> str | None:
     """The payment that the invoice's last checkout at this provider began."""
     external_payment_id: str | None = tx.scalar(
         """
-        SELECT max(external_payment_id) FROM (
+        SELECT (
             SELECT external_payment_id FROM checkouts
             WHERE invoice_id = %(invoice_id)s AND provider = %(provider)s ORDER BY created_at DESC LIMIT 1
-        ) last
+        )
         """,
         invoice_id=invoice_id,
         provider=str(provider),

@@ -11,6 +11,7 @@ from shared.db import events
 from shared.db.engine import Tx
 from shared.domain.event import EventKind
 from shared.domain.invoice import PaymentMethod
+from shared.domain.payment import PaymentStatus
 from shared.errors import (
     BillingError,
     NotFound,
@@ -116,34 +117,20 @@ def succeeded_with(tx: Tx, provider: PaymentMethod, external_payment_id: str) ->
     )
 
 
-def has_failed(tx: Tx, provider: PaymentMethod, external_payment_id: str) -> bool:
-    """Whether it is on record that a try at this payment came to nothing."""
-    failed: bool = tx.scalar(
+def is_recorded(tx: Tx, provider: PaymentMethod, external_payment_id: str, status: PaymentStatus) -> bool:
+    """Whether a payment of this external id is on record with this status."""
+    recorded: bool = tx.scalar(
         """
         SELECT EXISTS (
             SELECT FROM payments
-            WHERE provider = %(provider)s AND external_payment_id = %(external_id)s AND status = 'failed'
+            WHERE provider = %(provider)s AND external_payment_id = %(external_id)s AND status = %(status)s
         )
         """,
         provider=str(provider),
         external_id=external_payment_id,
+        status=str(status),
     )
-    return failed
-
-
-def is_awaited(tx: Tx, provider: PaymentMethod, external_payment_id: str) -> bool:
-    """Whether the provider was asked about a payment of this external id, and has not answered."""
-    awaited: bool = tx.scalar(
-        """
-        SELECT EXISTS (
-            SELECT FROM payments
-            WHERE provider = %(provider)s AND external_payment_id = %(external_id)s AND status = 'pending'
-        )
-        """,
-        provider=str(provider),
-        external_id=external_payment_id,
-    )
-    return awaited
+    return recorded
 
 
 def require_unused(tx: Tx, provider: PaymentMethod, external_payment_id: str, *, for_invoice: UUID) -> Row[Any] | None:

@@ -11,6 +11,7 @@ from datetime import date
 from typing import Final
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
+# Neither of its modules says its types; what comes out of them is narrowed below.
 from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import DefusedXMLParser  # type: ignore[import-untyped]
 from msgspec import Struct

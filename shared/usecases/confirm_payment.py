@@ -12,7 +12,7 @@ from shared.db.account_state import OpenedAccount
 from shared.db.engine import Tx
 from shared.domain import lifecycle
 from shared.domain.operation import Operation, PrincipalKind
-from shared.domain.payment import ProviderPayment, ProviderStatus, require_amount, require_made_for
+from shared.domain.payment import PaymentStatus, ProviderPayment, ProviderStatus, require_amount, require_made_for
 from shared.domain.plan import Rules
 from shared.domain.requests import ConfirmPayment
 from shared.errors import BillingError, InvoiceNotOpen, NotFound, PaymentMismatch, PaymentNotSucceeded
@@ -100,8 +100,8 @@ def _is_no_news(tx: Tx, request: ConfirmPayment, answer: ProviderPayment | None)
     """Nobody has paid yet, which nobody has said either; or a try has failed, as was told before."""
     if answer is None or answer.succeeded:
         return False
-    return answer.status is ProviderStatus.PENDING or payments.has_failed(
-        tx, request.provider, request.external_payment_id
+    return answer.status is ProviderStatus.PENDING or payments.is_recorded(
+        tx, request.provider, request.external_payment_id, PaymentStatus.FAILED
     )
 
 

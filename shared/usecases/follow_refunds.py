@@ -7,13 +7,18 @@ from typing import Any
 from shared.db import checkouts, payments, refunds
 from shared.db.engine import Tx
 from shared.domain.operation import Operation
-from shared.domain.payment import ProviderRefund
+from shared.domain.payment import PaymentStatus, ProviderRefund
 from shared.domain.plan import Rules
 from shared.domain.requests import FollowRefunds
 from shared.errors import ProviderDown
 
 
-def note_question(tx: Tx, operation: Operation, request: FollowRefunds, rules: Rules) -> FollowRefunds:  # noqa: ARG001
+def note_question(
+    tx: Tx,  # noqa: ARG001 (as a task calls it)
+    operation: Operation,  # noqa: ARG001
+    request: FollowRefunds,
+    rules: Rules,  # noqa: ARG001
+) -> FollowRefunds:
     """Asking leaves nothing behind, so there is no intent."""
     return request
 
@@ -35,9 +40,9 @@ def follow_refunds(
     """
     payment = payments.succeeded_with(tx, request.provider, request.external_payment_id)
     if payment is None:
-        if payments.is_awaited(tx, request.provider, request.external_payment_id) or checkouts.is_open(
-            tx, request.provider, request.external_payment_id
-        ):
+        if payments.is_recorded(
+            tx, request.provider, request.external_payment_id, PaymentStatus.PENDING
+        ) or checkouts.is_open(tx, request.provider, request.external_payment_id):
             raise ProviderDown("the payment itself waits for its answer")
         return {"account_id": None, "payment_id": None, "refund_ids": []}
     payment = refunds.open_payment(tx, payment.id, rules, now=now)

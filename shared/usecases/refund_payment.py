@@ -41,7 +41,12 @@ class Intent(Struct, frozen=True, kw_only=True):
     known: frozenset[str]
 
 
-def record_refund(tx: Tx, operation: Operation, request: RefundPayment, rules: Rules) -> Intent:  # noqa: ARG001
+def record_refund(
+    tx: Tx,
+    operation: Operation,
+    request: RefundPayment,
+    rules: Rules,  # noqa: ARG001 (as a task calls it)
+) -> Intent:
     """Write down what is about to go back, once: the refund bears the operation's id.
 
     Raises NotFound, InvalidInput, PaymentNotSucceeded, RefundExceedsPayment.

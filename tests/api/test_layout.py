@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
+from fontTools.ttLib import TTFont  # type: ignore[import-untyped]  # it ships no types
 from pymupdf_fonts import myfont
 from pypdf import PdfReader
 
