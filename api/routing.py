@@ -39,6 +39,7 @@ STATUS_OF_ANSWER: Final[dict[type[BaseModel] | None, HTTPStatus]] = {
     None: HTTPStatus.NO_CONTENT,
 }
 REPLAYED: Final = "Idempotent-Replayed"
+JSON: Final = ("application/json",)
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -153,12 +154,12 @@ class Routes(APIBlueprint):
 
         @wraps(func)
         def view(**values: Any) -> Response:
-            data = _json_body() if body is not None else b""
+            data = _read_body(JSON) if body is not None else b""
             if raw is not None:
                 if needs.audiences:
                     with admitted(needs):
                         pass  # these bodies are large, so whoever would not be let in is not listened to
-                _read_raw_body(raw.mimetypes)
+                _read_body(raw.mimetypes)
 
             def read() -> dict[str, Any]:
                 given: dict[str, Any] = {}
@@ -262,27 +263,16 @@ def _send(accepted: Accepted) -> Answer:
 # --- reading the request ----------------------------------------------------------------------
 
 
-def _json_body() -> bytes:
-    """The bytes of a JSON body, read before any transaction is open: the sender may be slow."""
-    if request.mimetype != "application/json":
-        raise RefusedRequest(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, *problems.HTTP_PROBLEMS[HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
-        )
-    data = request.get_data(cache=False)
-    if request.content_length is None and len(data) >= (request.max_content_length or 0):
-        raise RequestEntityTooLarge  # sent in chunks, and cut off by Werkzeug where the limit was reached
-    return data
-
-
-def _read_raw_body(media_types: Sequence[str]) -> None:
-    """Keep the bytes, as they are, on the request; read as early as JSON is."""
+def _read_body(media_types: Sequence[str]) -> bytes:
+    """The bytes of a body, read before any transaction is open: the sender may be slow. They stay on the request."""
     if request.mimetype not in media_types:
         code, _ = problems.HTTP_PROBLEMS[HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
         detail = f"the body must be {' or '.join(media_types)}"
         raise RefusedRequest(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code, detail)
-    data = request.get_data(cache=True)
+    data = request.get_data()
     if request.content_length is None and len(data) >= (request.max_content_length or 0):
-        raise RequestEntityTooLarge
+        raise RequestEntityTooLarge  # sent in chunks, and cut off by Werkzeug where the limit was reached
+    return data
 
 
 def _query(model: type[BaseModel]) -> BaseModel:

@@ -10,7 +10,6 @@ import hashlib
 from datetime import datetime, timedelta
 from enum import StrEnum
 from http import HTTPStatus
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from math import ceil
 from threading import Lock
 from typing import Final
@@ -23,6 +22,7 @@ from msgspec.structs import replace
 
 from api import metrics
 from api.access import API_KEY_HEADER, PUBLIC, Needs
+from api.network import network_of_request
 from api.problems import HTTP_PROBLEMS, RefusedRequest
 from api.windows import Budget, Verdict, Windows
 from shared.clock import utc_now
@@ -32,7 +32,6 @@ EXTENSION: Final = "billing-throttle"
 EXEMPT: Final = frozenset({"health.live", "health.ready", "metrics.metrics"})
 HEADERS: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 MAX_REMEMBERED: Final = 20_000  # some 10 MB
-UNKNOWN_ADDRESS: Final = "unknown"
 FAILED_CREDENTIAL: Final = "failed_credential"
 
 log = structlog.get_logger(__name__)
@@ -141,29 +140,6 @@ def install(app: Flask, settings: Settings) -> None:
     app.extensions[EXTENSION] = Throttler(settings)
     app.before_request(_before)
     app.after_request(_after)
-
-
-def network_of(address: str | None) -> str:
-    """Whom an address stands for: itself, or for IPv6 the 64 bits that one customer of a provider gets.
-
-    What cannot be read shares one name, so that nobody gains by it.
-    """
-    written = (address or "").strip()
-    if written.startswith("["):
-        written = written[1:].partition("]")[0]
-    elif written.count(":") == 1:  # some proxies add the port
-        written = written.partition(":")[0]
-    try:
-        read = ip_address(written)
-    except ValueError:
-        return UNKNOWN_ADDRESS
-    match read:
-        case IPv6Address(ipv4_mapped=IPv4Address() as mapped):
-            return str(mapped)
-        case IPv6Address():
-            return str(IPv6Network((int(read) >> 64 << 64, 64)))
-        case _:
-            return str(read)
 
 
 def charge_account(
@@ -291,7 +267,7 @@ def _network(throttler: Throttler) -> str:
     if throttler.warns_of_proxy and "X-Forwarded-For" in request.headers:
         throttler.warns_of_proxy = False  # once is enough
         log.warning("forwarded_for_ignored", hint="behind a proxy set TRUSTED_PROXIES: its clients share one budget")
-    return network_of(request.remote_addr)
+    return network_of_request()
 
 
 def _credential() -> bytes:

@@ -54,6 +54,7 @@ def change_member(
         tx,
         principal,
         "member.role_changed",
+        "member",
         path.member_id,
         at=now,
         before={"role": present.role_of(path.member_id)},
@@ -71,7 +72,15 @@ def remove_member(tx: Tx, principal: Customer, path: schemas.MemberPath) -> None
     members.remove(tx, principal.account_id, path.member_id, now=now)
     sessions.revoke_all(tx, Audience.CUSTOMER, path.member_id, reason="member_removed", now=now)
     _end_invitations_beyond(tx, principal.account_id, path.member_id, None)
-    _record(tx, principal, "member.removed", path.member_id, at=now, before={"role": present.role_of(path.member_id)})
+    _record(
+        tx,
+        principal,
+        "member.removed",
+        "member",
+        path.member_id,
+        at=now,
+        before={"role": present.role_of(path.member_id)},
+    )
 
 
 @routes.handle("POST", "/members/invitations", needs=WRITES, answer=NewInvitationDocument, status=HTTPStatus.CREATED)
@@ -93,7 +102,7 @@ def invite_member(tx: Tx, principal: Customer, body: schemas.InvitationBody) -> 
         now=now,
         expires_at=now + INVITATION_LASTS,
     )
-    _record(tx, principal, "member.invited", row.id, at=now, after={"email": row.email, "role": row.role})
+    _record(tx, principal, "member.invited", "invitation", row.id, at=now, after={"email": row.email, "role": row.role})
     if settings.sends_mail:
         letter = SendMail(letter=LetterKind.INVITATION, subject_id=row.id)
         operations.schedule(tx, OperationKind.SEND_MAIL, [(new_id(), principal.account_id, letter, str(row.id), now)])
@@ -114,7 +123,9 @@ def revoke_invitation(tx: Tx, principal: Customer, path: schemas.InvitationPath)
     now = utc_now()
     revoked = members.revoke(tx, principal.account_id, path.invitation_id, now=now)
     if revoked is not None:
-        _record(tx, principal, "invitation.revoked", path.invitation_id, at=now, before={"role": revoked.role})
+        _record(
+            tx, principal, "invitation.revoked", "invitation", path.invitation_id, at=now, before={"role": revoked.role}
+        )
 
 
 @routes.handle(
@@ -182,14 +193,14 @@ def _end_invitations_beyond(tx: Tx, account_id: UUID, user_id: UUID, role: Role 
     members.keep_invitations(tx, account_id, user_id, roles, now=utc_now())
 
 
-def _record(tx: Tx, principal: Customer, action: str, subject_id: UUID, **facts: Any) -> None:
+def _record(tx: Tx, principal: Customer, action: str, subject_kind: str, subject_id: UUID, **facts: Any) -> None:
     audit.record(
         tx,
         actor_kind=principal.kind,
         actor_id=principal.id,
         action=action,
         account_id=principal.account_id,
-        subject_kind=action.partition(".")[0] if action != "member.invited" else "invitation",
+        subject_kind=subject_kind,
         subject_id=subject_id,
         **facts,
     )

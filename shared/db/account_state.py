@@ -146,8 +146,7 @@ def open_account(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> Op
     operation that was accepted in time and executed late changes no past.
     Raises NotFound. Write the outcome with `write`, or nothing has happened.
     """
-    if not lock(tx, [account_id]):
-        raise NotFound("no such account")
+    _lock_one(tx, account_id)
     return _open(tx, account_id, rules, now=now_for(tx, account_id, now))
 
 
@@ -160,9 +159,13 @@ def open_operation_account(tx: Tx, operation: Operation, rules: Rules, *, now: d
         raise NotFound("the operation names no account")
     if operation.kind not in SCHEDULED:
         return open_account(tx, operation.account_id, rules, now=now)
-    if not lock(tx, [operation.account_id]):
-        raise NotFound("no such account")
+    _lock_one(tx, operation.account_id)
     return _open(tx, operation.account_id, rules, now=now)
+
+
+def _lock_one(tx: Tx, account_id: UUID) -> None:
+    if not lock(tx, [account_id]):
+        raise NotFound("no such account")
 
 
 def _open(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> OpenedAccount:
@@ -198,10 +201,25 @@ def catch_up(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> None:
     after it.
     """
     if lock(tx, [account_id]):
-        now = now_for(tx, account_id, now)
-        as_of = min(now, operations.waiting_since(tx, [account_id]).get(account_id, now))
-        (loaded,) = load(tx, [account_id], as_of=as_of)
-        write(tx, [Change(loaded, advance_to_charge(loaded, rules, as_of=as_of))], rules)
+        write(tx, advanced(tx, [account_id], rules, as_of=now_for(tx, account_id, now)), rules)
+
+
+def advanced(
+    tx: Tx, account_ids: Sequence[UUID], rules: Rules, *, as_of: datetime, steps: int | None = None
+) -> list[Change]:
+    """Accounts that are locked, brought up to `as_of`, or to where an operation waits that was accepted before it.
+
+    steps: at most so many transitions of each. Write the outcome with `write`, or nothing has happened.
+    """
+    states = load(tx, account_ids, as_of=as_of)
+    waiting_since = operations.waiting_since(tx, account_ids)
+    return [
+        Change(
+            state,
+            advance_to_charge(state, rules, as_of=min(as_of, waiting_since.get(state.account.id, as_of)), steps=steps),
+        )
+        for state in states
+    ]
 
 
 def now_for(tx: Tx, account_id: UUID, now: datetime) -> datetime:

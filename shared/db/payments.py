@@ -193,7 +193,7 @@ def succeed(
         reason=None if unapplied is None else unapplied.code,
     )
     if unapplied is None:
-        record_success(tx, payment, at=at)
+        _record_success(tx, payment, at=at)
     else:
         _record_unapplied(tx, payment, at=at)
     return payment
@@ -250,13 +250,8 @@ def apply(
         override_reason=override_reason,
         at=at,
     )
-    record_success(tx, payment, at=at)
+    _record_success(tx, payment, at=at)
     return payment
-
-
-def record_success(tx: Tx, payment: Row[Any], *, at: datetime) -> None:
-    """Tell that this payment settles its invoice."""
-    _record(tx, EventKind.PAYMENT_SUCCEEDED, payment, at=at, **_amount(payment))
 
 
 def drop_intent(tx: Tx, operation_id: UUID) -> None:
@@ -328,6 +323,10 @@ def create_in_sandbox(
 
 def _text(value: UUID | None) -> str | None:
     return None if value is None else str(value)
+
+
+def _record_success(tx: Tx, payment: Row[Any], *, at: datetime) -> None:
+    _record(tx, EventKind.PAYMENT_SUCCEEDED, payment, at=at, **_amount(payment))
 
 
 def _record_unapplied(tx: Tx, payment: Row[Any], *, at: datetime) -> None:

@@ -11,11 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from shared.db import account_state, operations
-from shared.db.account_state import Change
+from shared.db import account_state
 from shared.db.engine import Tx, is_transient
-from shared.domain import lifecycle
-from shared.domain.account import AccountState
 from shared.domain.lifecycle import Transition
 from shared.domain.plan import Rules
 
@@ -40,12 +37,7 @@ def advance_due_accounts(tx: Tx, rules: Rules, transition: Transition, *, as_of:
 def _advance(tx: Tx, rules: Rules, account_ids: list[UUID], *, as_of: datetime) -> None:
     try:
         with tx.savepoint():
-            states = account_state.load(tx, account_ids, as_of=as_of)
-            waiting_since = operations.waiting_since(tx, account_ids)
-            changes = [
-                _advanced(state, rules, as_of=min(as_of, waiting_since.get(state.account.id, as_of)))
-                for state in states
-            ]
+            changes = account_state.advanced(tx, account_ids, rules, as_of=as_of, steps=STEPS_PER_PASS)
             account_state.write(tx, changes, rules)
     except Exception as error:  # whatever it is, it must not stop the other accounts
         if is_transient(error):
@@ -57,7 +49,3 @@ def _advance(tx: Tx, rules: Rules, account_ids: list[UUID], *, as_of: datetime) 
         middle = len(account_ids) // 2
         _advance(tx, rules, account_ids[:middle], as_of=as_of)
         _advance(tx, rules, account_ids[middle:], as_of=as_of)
-
-
-def _advanced(state: AccountState, rules: Rules, *, as_of: datetime) -> Change:
-    return Change(state, lifecycle.advance_to_charge(state, rules, as_of=as_of, steps=STEPS_PER_PASS))

@@ -4,9 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared.db import account_state, operations, test_clocks
-from shared.db.account_state import Change
 from shared.db.engine import Tx
-from shared.domain import lifecycle
 from shared.domain.operation import Operation
 from shared.domain.plan import Rules
 from shared.domain.requests import AdvanceTestClock
@@ -30,17 +28,7 @@ def advance_test_clock(
     ids = account_state.lock(tx, test_clocks.accounts_on(tx, request.test_clock_id))
     if len(ids) > MAX_ACCOUNTS:
         raise InvalidInput(f"a test clock serves at most {MAX_ACCOUNTS} accounts")
-    states = account_state.load(tx, ids, as_of=request.to)
-    waiting_since = operations.waiting_since(tx, ids)
-    changes = [
-        Change(
-            state,
-            lifecycle.advance_to_charge(
-                state, rules, as_of=min(request.to, waiting_since.get(state.account.id, request.to))
-            ),
-        )
-        for state in states
-    ]
+    changes = account_state.advanced(tx, ids, rules, as_of=request.to)
     account_state.write(tx, changes, rules)
     operations.send_what_is_due_on(tx, ids, clock_at=request.to)
     return {

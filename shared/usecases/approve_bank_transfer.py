@@ -29,13 +29,13 @@ def approve_bank_transfer(
     account = account_state.open_operation_account(tx, operation, rules, now=now)
     transfer = bank_transfers.lock(tx, account.state.account.id, request.bank_transfer_id)
     next_status(BankTransferStatus(transfer.status), BankTransferEvent.APPROVE)  # a second decision says just that
-    money: dict[str, Any] = {
-        "operation_id": operation.id,
-        "method": PaymentMethod.BANK_TRANSFER,
-        "external_payment_id": request.bank_transaction_id,
-        "amount_minor": request.amount_minor,
-        "currency": request.currency,
-    }
+    money = settlement.Received(
+        operation_id=operation.id,
+        method=PaymentMethod.BANK_TRANSFER,
+        external_payment_id=request.bank_transaction_id,
+        amount_minor=request.amount_minor,
+        currency=request.currency,
+    )
     known = payments.succeeded_with(tx, PaymentMethod.BANK_TRANSFER, request.bank_transaction_id)
     if known is not None:
         known = payments.lock(tx, known.id)
@@ -45,11 +45,11 @@ def approve_bank_transfer(
     except InvoiceNotOpen as refusal:
         if known is not None:
             raise
-        return settlement.keep(tx, account, rules, refusal, invoice_id=transfer.invoice_id, **money)
+        return settlement.keep(tx, account, rules, money, refusal, invoice_id=transfer.invoice_id)
     if request.override_reason is None:
         require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
     payment_id: UUID = (
-        settlement.settle(tx, account, invoice, rules, **money)
+        settlement.settle(tx, account, invoice, rules, money)
         if known is None
         else settlement.apply(
             tx, account, invoice, rules, payment_id=known.id, override_reason=request.override_reason

@@ -109,18 +109,18 @@ def _settle(
     rules: Rules,
     facts: dict[str, Any],
 ) -> dict[str, Any] | BillingError:
-    money: dict[str, Any] = {
-        "operation_id": operation.id,
-        "method": answer.provider,
-        "external_payment_id": answer.payment.external_payment_id,
-        "amount_minor": answer.payment.amount_minor,
-        "currency": answer.payment.currency,
-    }
+    money = settlement.Received(
+        operation_id=operation.id,
+        method=answer.provider,
+        external_payment_id=answer.payment.external_payment_id,
+        amount_minor=answer.payment.amount_minor,
+        currency=answer.payment.currency,
+    )
     try:
         invoice = lifecycle.open_invoice(account.state, request.invoice_id)
     except InvoiceNotOpen as refusal:
-        return settlement.keep(tx, account, rules, refusal, invoice_id=request.invoice_id, **money)
-    return facts | {"charged": True, "payment_id": str(settlement.settle(tx, account, invoice, rules, **money))}
+        return settlement.keep(tx, account, rules, money, refusal, invoice_id=request.invoice_id)
+    return facts | {"charged": True, "payment_id": str(settlement.settle(tx, account, invoice, rules, money))}
 
 
 def _decline(

@@ -80,19 +80,19 @@ def _settle(
     answer: ProviderPayment,
     rules: Rules,
 ) -> dict[str, Any] | BillingError:
-    money: dict[str, Any] = {
-        "operation_id": operation.id,
-        "method": request.provider,
-        "external_payment_id": request.external_payment_id,
-        "amount_minor": answer.amount_minor,
-        "currency": answer.currency,
-    }
+    money = settlement.Received(
+        operation_id=operation.id,
+        method=request.provider,
+        external_payment_id=request.external_payment_id,
+        amount_minor=answer.amount_minor,
+        currency=answer.currency,
+    )
     try:
         invoice = lifecycle.open_invoice(account.state, request.invoice_id)
         require_amount(invoice, amount_minor=answer.amount_minor, currency=answer.currency)
     except (InvoiceNotOpen, PaymentMismatch) as refusal:
-        return settlement.keep(tx, account, rules, refusal, invoice_id=request.invoice_id, **money)
-    payment_id = settlement.settle(tx, account, invoice, rules, **money)
+        return settlement.keep(tx, account, rules, money, refusal, invoice_id=request.invoice_id)
+    payment_id = settlement.settle(tx, account, invoice, rules, money)
     return _result(operation, request, payment_id=str(payment_id))
 
 

@@ -25,21 +25,21 @@ def record_payment(
     used = payments.require_unused(
         tx, PaymentMethod.MANUAL, request.external_payment_id, for_invoice=request.invoice_id
     )
-    money: dict[str, Any] = {
-        "operation_id": operation.id,
-        "method": PaymentMethod.MANUAL,
-        "external_payment_id": request.external_payment_id,
-        "amount_minor": request.amount_minor,
-        "currency": request.currency,
-    }
+    money = settlement.Received(
+        operation_id=operation.id,
+        method=PaymentMethod.MANUAL,
+        external_payment_id=request.external_payment_id,
+        amount_minor=request.amount_minor,
+        currency=request.currency,
+    )
     try:
         invoice = lifecycle.open_invoice(account.state, request.invoice_id)
     except InvoiceNotOpen as refusal:
         if used is not None:
             raise
-        return settlement.keep(tx, account, rules, refusal, invoice_id=request.invoice_id, **money)
+        return settlement.keep(tx, account, rules, money, refusal, invoice_id=request.invoice_id)
     require_amount(invoice, amount_minor=request.amount_minor, currency=request.currency)
-    payment_id = settlement.settle(tx, account, invoice, rules, **money)
+    payment_id = settlement.settle(tx, account, invoice, rules, money)
     audit.record(
         tx,
         at=account.now,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from shared.db import account_state, audit, bank_transfers, events
+from shared.db import account_state, bank_transfers, settlement
 from shared.db.account_state import Change
 from shared.db.engine import Tx
 from shared.domain import lifecycle
@@ -29,26 +29,13 @@ def reject_bank_transfer(
     )
     state = lifecycle.transfer_rejected(account.state, rules, transfer.invoice_id, at=account.now)
     account_state.write(tx, [Change(account.loaded, state)], rules)
-    events.record(
+    settlement.record_decision(
         tx,
+        operation,
+        transfer,
         EventKind.BANK_TRANSFER_REJECTED,
-        account_id=transfer.account_id,
-        subject_id=request.bank_transfer_id,
         at=account.now,
-        data={"invoice_id": transfer.invoice_id},
-    )
-    audit.record(
-        tx,
-        at=account.now,
-        actor_kind=operation.principal_kind,
-        actor_id=operation.principal_id,
-        action="bank_transfer.rejected",
-        account_id=transfer.account_id,
-        subject_kind="bank_transfer",
-        subject_id=request.bank_transfer_id,
         reason=request.reason,
-        before={"status": transfer.status},
         after={"status": str(status)},
-        operation_id=operation.id,
     )
     return {"account_id": str(transfer.account_id), "bank_transfer_id": str(request.bank_transfer_id)}

@@ -17,8 +17,9 @@ from werkzeug.test import TestResponse
 
 from api import throttle
 from api.app import create_app
+from api.network import network_of
 from api.services import EXTENSION
-from api.throttle import HEADERS, Memory, Throttle, network_of
+from api.throttle import HEADERS, Memory, Throttle
 from api.windows import Budget
 from shared.clock import utc_now
 from shared.config import Settings
