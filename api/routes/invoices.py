@@ -99,9 +99,12 @@ def _begin_payment(row: Row[Any], method: PaymentMethod, *, save_payment_method:
         known = charges.customer(tx, row.account_id, method)
         continues = checkouts.of_invoice(tx, row.id, method)
         name, email = accounts.get(tx, row.account_id).name, users.owner_email(tx, row.account_id)
-    customer_ref = provider.customer(row.account_id, name, email or "") if known is None else known.customer_ref
-    with database.transaction() as tx:
-        customer_ref = charges.save_customer(tx, row.account_id, method, customer_ref)
+    if known is not None:
+        customer_ref = known.customer_ref
+    else:
+        customer_ref = provider.customer(row.account_id, name, email or "")
+        with database.transaction() as tx:
+            customer_ref = charges.save_customer(tx, row.account_id, method, customer_ref)
     checkout = provider.checkout(
         CheckoutRequest(
             account_id=row.account_id,

@@ -63,8 +63,16 @@ def test_from_an_invitation_to_a_member(customer: Api, engine: Engine, ada: Cust
     (listed,) = customer.get("/members/invitations").get_json()["items"]
     assert listed["accepted_at"] is not None
     assert "token" not in listed
-    audited = engine.scalar("SELECT array_agg(action ORDER BY id) FROM audit_log WHERE action LIKE 'member.%%'")
-    assert audited == ["member.invited", "member.joined"]
+    audited = engine.scalar(
+        """
+        SELECT array_agg(ARRAY[action, subject_kind, subject_id::text] ORDER BY id) FROM audit_log
+        WHERE action LIKE 'member.%%'
+        """
+    )
+    assert audited == [
+        ["member.invited", "invitation", made["id"]],
+        ["member.joined", "member", accepted.get_json()["id"]],
+    ]
 
 
 def test_an_invitation_is_used_once(customer: Api, engine: Engine) -> None:

@@ -117,6 +117,18 @@ def test_a_checkout_goes_on_with_the_payment_that_it_began(shop: Shop) -> None:
     assert shop.scalar("SELECT count(*) FROM provider_customers") == 1
 
 
+def test_each_payment_that_is_cancelled_is_followed_by_another_one(shop: Shop) -> None:
+    begun = []
+    for _ in range(3):
+        begun.append(shop.check_out()["external_payment_id"])
+        shop.stripe.cancel(begun[-1])
+    last = shop.check_out()["external_payment_id"]
+    assert len({*begun, last}) == 4
+    shop.stripe.customer_pays(last)
+    assert shop.confirm(last)["payment_id"]
+    assert (shop.invoice_status, shop.payments) == ("paid", ["succeeded"])
+
+
 def test_a_bank_transfer_is_checked_out_with_instructions_and_asks_nobody(shop: Shop) -> None:
     begun = shop.check_out(payment_method="bank_transfer")
     assert begun["payment_instructions"]["reference"].startswith("RF")
