@@ -18,7 +18,7 @@ demo: $(STAMP) ## Live a billing year in a minute, with real processes and over 
 	@$(BIN)/python -m workers demo $(ARGS)
 
 test: $(STAMP) ## Run all tests; ARGS="-k renewal" picks some
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 bench: $(STAMP) ## Measure spending and renewals against limit and habit; takes an hour, ARGS="--save" keeps it
 	@$(BIN)/python -m bench spending $(ARGS)

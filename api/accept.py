@@ -13,7 +13,6 @@ from api import schemas
 from api.access import Admin, Customer
 from api.services import services
 from shared import security
-from shared.clock import utc_now
 from shared.db import operations
 from shared.db.engine import Tx
 from shared.domain.operation import PAYLOAD_VERSION, OperationKind, OperationStatus, PrincipalKind
@@ -53,10 +52,11 @@ def accept(
 
     payload: of the type that `requests.REQUESTS` names for this kind. scope: within which the key is unique, unless
     that follows from who asks.
-    Raises IdempotencyKeyReused when the key came with another request.
+    Raises IdempotencyKeyReused when the key came with another request, BacklogFull when a customer's account has too
+    much that waits.
     """
     settings = services().settings
-    now = utc_now()
+    now = tx.now()  # of the clock that all processes share: an operation counts as of the instant of its acceptance
     request_hash, *earlier_hashes = security.request_hashes(settings, _canonical_request(body))
     operation_id, replayed = operations.accept(
         tx,
@@ -74,6 +74,8 @@ def accept(
         first_send_at=now + timedelta(seconds=settings.relay_first_after_seconds),
         now=now,
     )
+    if isinstance(principal, Customer) and not replayed:
+        operations.require_room(tx, principal.account_id, limit=settings.account_backlog_limit)
     return Accepted(
         operation_id=operation_id,
         kind=kind,

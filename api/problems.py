@@ -34,6 +34,7 @@ STATUS: Final[Mapping[type[BillingError], HTTPStatus]] = {
     errors.Unauthenticated: HTTPStatus.UNAUTHORIZED,
     errors.Forbidden: HTTPStatus.FORBIDDEN,
     errors.TooManyAttempts: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.BacklogFull: HTTPStatus.TOO_MANY_REQUESTS,
     errors.WebhookInvalid: HTTPStatus.BAD_REQUEST,
     errors.NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
 }

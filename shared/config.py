@@ -147,6 +147,9 @@ class Settings(BaseSettings):
     beat_interval_seconds: int = Field(60, ge=1, le=3_600, description="time between two ticks of a beat job")
     batch_size: int = Field(1_000, ge=1, le=20_000, description="accounts that a beat job claims per transaction")
     operation_max_attempts: int = Field(5, ge=1, le=50, description="unexpected errors before an operation is dead")
+    account_backlog_limit: int = Field(
+        100, ge=1, description="operations of an account that may wait at once; more are refused with 429"
+    )
     relay_first_after_seconds: int = Field(5, ge=1, description="age at which the relay first looks at an operation")
     relay_backoff_seconds: int = Field(30, ge=30, description="least time between two sends of one operation")
     relay_queue_limit: int = Field(5_000, ge=1, description="queue depth above which the relay waits")

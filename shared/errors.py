@@ -319,6 +319,12 @@ class TooManyAttempts(BillingError):
     code = "too_many_attempts"
 
 
+class BacklogFull(BillingError):
+    """Too much that the account has asked for is not done yet; ask again after `retry_after_seconds`."""
+
+    code = "backlog_full"
+
+
 class WebhookInvalid(BillingError):
     """No event that the provider signed with our secret within the last five minutes."""
 

@@ -29,6 +29,8 @@ from shared.domain.plan import SEED_PLANS
 from shared.embedded import Postgres, Valkey
 from shared.embedded import servers as embedded_servers
 from tests.factories import GENEROUS, PLENTY
+from tests.faults import outcomes
+from tests.faults.faults import FAULTS
 from workers.local_stripe import LocalStripe
 
 # What a test run writes need not survive a power cut.
@@ -39,12 +41,19 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--faults-table README.md` writes what the suite of faults has found into a document."""
+    parser.addoption("--faults-table", type=Path, metavar="FILE", help="write the table of faults into this document")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The run has a folder, which its workers learn of; a terminated run cleans up like a finished one."""
     os.environ.pop("DATABASE_URL", None)
     os.environ.pop("BROKER_URL", None)
     if not hasattr(config, "workerinput"):
         os.environ["TEST_RUN_DIR"] = tempfile.mkdtemp(prefix="prepaid-tests-")
+        # pytest's own folder belongs to all runs of a user, each of which closes it to the users that servers run as.
+        config.option.basetemp = config.option.basetemp or os.path.join(os.environ["TEST_RUN_DIR"], "tmp")  # noqa: PTH118
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -53,6 +62,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     folder = Path(os.environ["TEST_RUN_DIR"])
+    if (document := config.getoption("--faults-table")) is not None:
+        outcomes.write_table(document, FAULTS)
     for server in (Postgres(folder / "postgres"), Valkey(folder / "valkey")):
         if server.running():
             server.stop()

@@ -15,6 +15,8 @@ from bench import report, spending_report
 from shared.config import PROJECT_DIR, Settings, written
 from shared.db.checks import CHECKS
 from shared.embedded import servers
+from tests.faults.faults import FAULTS
+from tests.faults.outcomes import story
 from workers.cli import app
 from workers.stack import Stack
 from workers.up import ADMIN_EMAIL, prepare
@@ -194,6 +196,12 @@ def test_the_tour_runs_as_it_is_written(tmp_path: Path) -> None:
     assert '"next_plan": "growth"' in ran.stdout
     assert "answered for 228 credits" in ran.stdout
     assert "credits left" in ran.stdout
+
+
+def test_the_readme_shows_what_the_suite_of_faults_found() -> None:
+    found = table(section(README, "What it survives"))
+    assert [row[0] for row in found] == [story(fault) for fault in FAULTS], "write it anew, as ADR 0028 says"
+    assert all("done once" in cell for _, *cells in found for cell in cells)
 
 
 def test_the_readme_shows_what_was_measured() -> None:

@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 
 from shared.broker import make_celery, queue_depth, send_all
-from shared.clock import utc_now
 from shared.config import Settings
 from shared.db import operations
 from shared.db.engine import Database, with_retries
@@ -32,8 +31,11 @@ class Relay:
         self._database = database
         self._app = make_celery(settings, sends_only=True)
 
-    def send_due(self, *, now: datetime) -> int:
-        """Send one batch; how many. What the broker does not take stays due."""
+    def send_due(self, *, now: datetime | None = None) -> int:
+        """Send one batch of what is due at `now`, by the database's clock unless stated; how many.
+
+        What the broker does not take stays due.
+        """
         try:
             waiting = queue_depth(self._app, Queue.INTERACTIVE)
         except Exception as error:  # noqa: BLE001 - whatever a transport raises: there is no broker to send to
@@ -42,7 +44,7 @@ class Relay:
         if waiting >= self._settings.relay_queue_limit:
             log.info("relay_waits", queue_depth=waiting)
             return 0
-        claimed = with_retries(lambda: self._claim(now))
+        now, claimed = with_retries(lambda: self._claim(now))
         if not claimed:
             return 0
         try:
@@ -65,7 +67,7 @@ class Relay:
         log.info("relay_started")
         while not stop.is_set():
             try:
-                sent = self.send_due(now=utc_now())
+                sent = self.send_due()
             except Exception:  # the database is away: nothing to do but to look again
                 log.exception("relay_round_failed")
                 sent = 0
@@ -73,7 +75,8 @@ class Relay:
                 stop.wait(ROUND_SECONDS)
         log.info("relay_stopped")
 
-    def _claim(self, now: datetime) -> list[operations.ToSend]:
+    def _claim(self, now: datetime | None) -> tuple[datetime, list[operations.ToSend]]:
         with self._database.transaction() as tx:
+            at = now or tx.now()
             base = timedelta(seconds=self._settings.relay_backoff_seconds)
-            return operations.claim_to_send(tx, now=now, base=base, limit=ROUND_LIMIT)
+            return at, operations.claim_to_send(tx, now=at, base=base, limit=ROUND_LIMIT)

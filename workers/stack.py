@@ -10,15 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final, Self
-
-from kombu.exceptions import OperationalError
 
 from shared.broker import make_celery
 from shared.config import PROJECT_DIR, Settings
@@ -112,6 +110,14 @@ class Process:
             with suppress(ProcessLookupError, PermissionError):  # macOS refuses when only zombies are left
                 os.killpg(self._child.pid, number)
 
+    def freeze(self) -> None:
+        """Let it stand still, with its own children, until `thaw`."""
+        self.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.send(signal.SIGCONT)
+
     def restart(self) -> None:
         """Stop it, start it, and return once it is ready."""
         self.stop()
@@ -128,17 +134,26 @@ class Stack:
     """API, two workers, beat and relay: `with Stack(settings) as stack` runs while they do.
 
     settings: both URLs must be set. A port of 0 in `api_bind` takes a free one.
+    environment: variables that its processes get besides.
     on_ready: told the name of each process that has become ready.
     Leaving ends every process. Raises NotReady, with the end of a log, when one does not come up.
     """
 
-    def __init__(self, settings: Settings, *, on_ready: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environment: Mapping[str, str] | None = None,
+        on_ready: Callable[[str], None] = lambda _: None,
+    ) -> None:
         if settings.database_url is None or settings.broker_url is None:
             raise NotReady("a stack needs a database and a broker; see shared/embedded.py")
         host, _, port = settings.api_bind.rpartition(":")
         bind = f"{host}:{int(port) or free_port(host)}"
         self.settings = settings.model_copy(update={"api_bind": bind})
         self.url = f"http://{bind}"
+        self._environment = {**os.environ, **self.settings.as_environment(), "PYTHONUNBUFFERED": "1"}
+        self._environment.update(environment or {})
         self._on_ready = on_ready
         self._celery = make_celery(settings, sends_only=True)
         self._processes = {process.name: process for process in self._describe()}
@@ -175,6 +190,10 @@ class Stack:
                 raise NotReady(f"not ready after {START_LIMIT_SECONDS} s: {waiting[0].name}; see {waiting[0].log}")
             time.sleep(0.05)
 
+    def another(self, name: str) -> Process:
+        """One more process like this one, not started yet; whoever asks for it ends it."""
+        return next(process for process in self._describe(number=2) if process.name == f"{name}-2")
+
     def check(self) -> None:
         """Raise NotReady, with the end of its log, if a process has ended."""
         for process in self:
@@ -189,26 +208,24 @@ class Stack:
             process.reap(limit_seconds=max(0.0, deadline - time.monotonic()))
         self._celery.close()
 
-    def _describe(self) -> Iterator[Process]:
-        folder = self.settings.data_dir
+    def _describe(self, *, number: int = 1) -> Iterator[Process]:
         python = (sys.executable, "-m")
         worker = (*python, "celery", "-A", "workers.app", "worker", "--without-gossip", "--without-mingle")
-        beat = (*python, "celery", "-A", "beat_schedule", "beat", "--schedule", str(folder / "beat-schedule"))
+        suffix = "" if number == 1 else f"-{number}"
         yield self._process(
-            "api", (*python, "gunicorn", "-c", "api/gunicorn.py", "api.app:create_app()"), self._api_ready
+            f"api{suffix}", (*python, "gunicorn", "-c", "api/gunicorn.py", "api.app:create_app()"), self._api_ready
         )
         for queue, concurrency in (("interactive", 2), ("periodic", 1)):
-            node = f"{queue}@stack"
+            node = f"{queue}{suffix}@stack"
             command = (*worker, "-Q", queue, "-n", node, "-c", str(concurrency))
-            yield self._process(f"worker-{queue}", command, partial(self._answers, node))
-        yield self._process("beat", beat, lambda: True)
-        yield self._process("relay", (*python, "workers", "relay"), lambda: True)
+            yield self._process(f"worker-{queue}{suffix}", command, partial(self._answers, node))
+        yield self._process(f"beat{suffix}", (*python, "celery", "-A", "beat_schedule", "beat"), lambda: True)
+        yield self._process(f"relay{suffix}", (*python, "workers", "relay"), lambda: True)
 
     def _process(self, name: str, command: Sequence[str], ready: Callable[[], bool]) -> Process:
         logs = self.settings.data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **self.settings.as_environment(), "PYTHONUNBUFFERED": "1"}
-        return Process(name, command, environment=environment, log=logs / f"{name}.log", ready=ready)
+        return Process(name, command, environment=self._environment, log=logs / f"{name}.log", ready=ready)
 
     def _api_ready(self) -> bool:
         with (
@@ -220,9 +237,10 @@ class Stack:
         return False
 
     def _answers(self, node: str) -> bool:
-        with suppress(OSError, OperationalError):
+        try:
             return bool(self._celery.control.ping(destination=[node], timeout=0.5, limit=1))
-        return False
+        except Exception:  # noqa: BLE001 - whatever a transport raises, nobody has answered
+            return False
 
 
 @contextmanager

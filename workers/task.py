@@ -1,7 +1,8 @@
 """The two shapes of a task: one that executes an operation, one that runs a beat job to its end.
 
 Here, and only here, workers open transactions, retry and log. A task may be delivered any number of
-times, at any time, in any order: its effect happens once.
+times, at any time, in any order: its effect happens once. What "now" is, the database says, so that a worker
+whose machine's clock is wrong does nothing early and nothing late.
 """
 
 from collections.abc import Callable, Iterator
@@ -139,7 +140,7 @@ def run_job(
 
     def once() -> int:
         with runtime().database.transaction() as tx:
-            return one_pass(tx, load_rules(tx, settings), as_of or utc_now(), settings.batch_size)
+            return one_pass(tx, load_rules(tx, settings), as_of or tx.now(), settings.batch_size)
 
     with timed_job(job) as run:
         started, called = monotonic(), False
@@ -157,20 +158,17 @@ def run_job(
 class JobRun:
     """A run of a job while it lasts."""
 
-    started_at: datetime
     items: int = 0
 
 
 @contextmanager
 def timed_job(job: Job) -> Iterator[JobRun]:
     """Note when the job ran, how long, and over how many items."""
-    run, started = JobRun(utc_now()), monotonic()
+    run, started = JobRun(), monotonic()
     yield run
     duration_ms = int((monotonic() - started) * 1_000)
     with runtime().database.transaction() as tx:
-        job_runs.record(
-            tx, job, started_at=run.started_at, finished_at=utc_now(), duration_ms=duration_ms, items=run.items
-        )
+        job_runs.record(tx, job, finished_at=tx.now(), duration_ms=duration_ms, items=run.items)
     if run.items:
         log.info("job_ran", job=str(job), items=run.items, duration_ms=duration_ms)
 
@@ -217,16 +215,18 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
     with structlog.contextvars.bound_contextvars(kind=str(operation.kind), account_id=str(operation.account_id)):
         try:
             _require_attempts_left(operation, settings.operation_max_attempts)
-            _apply_what_is_due(operation)
+            if operation.account_is_due:
+                _apply_what_is_due(operation, now=operation.created_at)
             work(operation, msgspec.convert(operation.payload, request_type))
-            _go_on_with_test_clock(operation)
+            if operation.on_test_clock:
+                _apply_what_is_due(operation, now=None)
             log.info("operation_executed", attempts=operation.attempts)
         except BillingError as error:
             refusal = error  # `error` is unbound when its clause ends
 
             def refuse() -> None:
                 with database.transaction() as tx:
-                    if operations.fail(tx, operation_id, refusal, now=utc_now()):
+                    if operations.fail(tx, operation_id, refusal, now=tx.now()):
                         refused(tx, operation, refusal)
 
             with_retries(refuse)
@@ -236,7 +236,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
 
             def ask_later() -> None:
                 with database.transaction() as tx:
-                    operations.wait(tx, operation_id, reason=reason, base=base, now=utc_now())
+                    operations.wait(tx, operation_id, reason=reason, base=base, now=tx.now())
 
             with_retries(ask_later)
             log.warning("provider_down", error=reason)
@@ -252,33 +252,25 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
                         max_attempts=settings.operation_max_attempts,
                         error=f"{type(failure).__name__}: {failure}",
                         base=base,
-                        now=utc_now(),
+                        now=tx.now(),
                     )
 
             status = with_retries(postpone)
             log.exception("operation_failed_unexpectedly", attempts=operation.attempts, status=str(status))
 
 
-def _apply_what_is_due(operation: Operation) -> None:
-    """Before the work, in a transaction of its own: what a refusal cites is then there, though its work is undone."""
+def _apply_what_is_due(operation: Operation, *, now: datetime | None) -> None:
+    """Apply what is due of the operation's account at `now`, or by now, in a transaction of its own.
+
+    Before the work: what a refusal cites is then there, though its work is undone. After it, on a test clock, where no
+    job looks: what waited for this operation.
+    """
 
     def catch_up() -> None:
         with runtime().database.transaction() as tx:
-            account_id, now = operation.account_id, operation.created_at
-            if account_id is not None and account_state.is_due(tx, account_id, now=now):
-                account_state.catch_up(tx, account_id, load_rules(tx, runtime().settings), now=now)
-
-    with_retries(catch_up)
-
-
-def _go_on_with_test_clock(operation: Operation) -> None:
-    """What waited for this operation on a test clock, which no job looks at, happens now."""
-
-    def catch_up() -> None:
-        with runtime().database.transaction() as tx:
-            account_id, now = operation.account_id, utc_now()
-            if account_id is not None and account_state.is_due(tx, account_id, now=now, on_test_clock=True):
-                account_state.catch_up(tx, account_id, load_rules(tx, runtime().settings), now=now)
+            account_id, at = operation.account_id, now or tx.now()
+            if account_id is not None and account_state.is_due(tx, account_id, now=at):
+                account_state.catch_up(tx, account_id, load_rules(tx, runtime().settings), now=at)
 
     with_retries(catch_up)
 
@@ -294,7 +286,7 @@ def _in_transaction(operation: Operation, decide: Callable[[Tx, Rules], dict[str
         if operations.lock_pending(tx, operation.id):
             answer = decide(tx, load_rules(tx, runtime().settings))
             if isinstance(answer, BillingError):
-                operations.fail(tx, operation.id, answer, now=utc_now())
+                operations.fail(tx, operation.id, answer, now=tx.now())
                 log.info("operation_refused", code=answer.code)
             else:
-                operations.succeed(tx, operation.id, result=answer, now=utc_now())
+                operations.succeed(tx, operation.id, result=answer, now=tx.now())

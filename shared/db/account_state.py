@@ -174,22 +174,17 @@ def _open(tx: Tx, account_id: UUID, rules: Rules, *, now: datetime) -> OpenedAcc
     return OpenedAccount(loaded, acted(advance(loaded, rules, as_of=now), now), now)
 
 
-def is_due(tx: Tx, account_id: UUID, *, now: datetime, on_test_clock: bool = False) -> bool:
-    """Whether something is due at the account's instant. Not of a parked one, until somebody has looked at it.
-
-    on_test_clock: of accounts on a test clock alone.
-    """
+def is_due(tx: Tx, account_id: UUID, *, now: datetime) -> bool:
+    """Whether something is due at the account's instant. Not of a parked one, until somebody has looked at it."""
     due: bool = tx.scalar(
         """
         SELECT EXISTS (
             SELECT FROM accounts
             WHERE id = %(id)s AND next_transition_at <= account_now(id, %(now)s) AND parked_at IS NULL
-              AND (test_clock_id IS NOT NULL OR NOT %(on_test_clock)s)
         )
         """,
         id=account_id,
         now=now,
-        on_test_clock=on_test_clock,
     )
     return due
 

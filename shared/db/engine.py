@@ -6,6 +6,7 @@ SQL in this package is written as SQL, in psycopg's style (`%(name)s`); docs/adr
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -78,6 +79,11 @@ class Tx:
     def execute(self, sql: str, **params: Any) -> int:
         """How many rows were touched."""
         return self.connection.exec_driver_sql(sql, params).rowcount
+
+    def now(self) -> datetime:
+        """The instant at which this transaction began, by the one clock that all processes share."""
+        at: datetime = self.scalar("SELECT now()")
+        return at
 
     def structs(self, kind: type[S], sql: str, **params: Any) -> list[S]:
         """All rows as structs, for large sets. The columns are those of `kind`, in its order; `kind` is array-like."""

@@ -1,7 +1,7 @@
 """When each beat job last ran, so that silence can be seen."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row
@@ -10,7 +10,7 @@ from shared.db.engine import Tx
 from shared.messages import Job
 
 
-def record(tx: Tx, job: Job, *, started_at: datetime, finished_at: datetime, duration_ms: int, items: int) -> None:
+def record(tx: Tx, job: Job, *, finished_at: datetime, duration_ms: int, items: int) -> None:
     """Note a run; the newest is kept."""
     tx.execute(
         """
@@ -21,7 +21,7 @@ def record(tx: Tx, job: Job, *, started_at: datetime, finished_at: datetime, dur
         WHERE job_runs.started_at <= excluded.started_at
         """,
         job=str(job),
-        started_at=started_at,
+        started_at=finished_at - timedelta(milliseconds=duration_ms),
         finished_at=finished_at,
         duration_ms=duration_ms,
         items=items,

@@ -18,7 +18,7 @@ from shared.domain.operation import (
     PrincipalKind,
     backoff,
 )
-from shared.errors import BillingError, IdempotencyKeyReused, NotFound, RetryRefused
+from shared.errors import BacklogFull, BillingError, IdempotencyKeyReused, NotFound, RetryRefused
 
 ToSend = tuple[UUID, OperationKind]
 
@@ -77,6 +77,27 @@ def accept(
     if bytes(existing.request_hash) not in {request_hash, *earlier_hashes}:
         raise IdempotencyKeyReused("this Idempotency-Key was used for another request; choose a new one")
     return existing.id, True
+
+
+def require_room(tx: Tx, account_id: UUID, *, limit: int) -> None:
+    """Raise BacklogFull when more than `limit` accepted operations of the account are not done.
+
+    Those that were written by the transaction count; what is scheduled for later does not.
+    """
+    waiting = tx.scalar(
+        """
+        SELECT count(*) FROM (
+            SELECT FROM operations WHERE account_id = %(account_id)s AND status = 'pending' AND created_at <= now()
+            LIMIT %(limit)s + 1
+        ) AS waiting
+        """,
+        account_id=account_id,
+        limit=limit,
+    )
+    if waiting > limit:
+        raise BacklogFull(
+            f"{limit} operations of the account are not done yet; ask again when some are", retry_after_seconds=1
+        )
 
 
 def schedule(tx: Tx, kind: OperationKind, requests: Sequence[tuple[UUID, UUID | None, Struct, str, datetime]]) -> None:
@@ -138,17 +159,24 @@ def wait(tx: Tx, operation_id: UUID, *, reason: str, base: timedelta, now: datet
 def begin_attempt(tx: Tx, operation_id: UUID) -> Operation | None:
     """Count an attempt, to be committed before the work, so that a worker's death is counted too.
 
+    The count need not survive the server's death, so the commit does not wait for the disk.
     None when there is nothing to do: finished, unknown, or being executed by another worker.
     """
     row = tx.maybe(
         """
-        UPDATE operations SET attempts = attempts + 1
-        WHERE id = (SELECT id FROM operations WHERE id = %(id)s AND status = 'pending' FOR UPDATE SKIP LOCKED)
-        RETURNING *
+        WITH begun AS (
+            UPDATE operations SET attempts = attempts + 1
+            WHERE id = (SELECT id FROM operations WHERE id = %(id)s AND status = 'pending' FOR UPDATE SKIP LOCKED)
+            RETURNING *, set_config('synchronous_commit', 'off', true)
+        )
+        SELECT begun.*, a.test_clock_id IS NOT NULL AS on_test_clock,
+               coalesce(a.next_transition_at <= account_now(a.id, begun.created_at) AND a.parked_at IS NULL, false)
+               AS account_is_due
+        FROM begun LEFT JOIN accounts a ON a.id = begun.account_id
         """,
         id=operation_id,
     )
-    return None if row is None else _operation(row)
+    return None if row is None else msgspec.convert(row, Operation, from_attributes=True)
 
 
 def lock_pending(tx: Tx, operation_id: UUID) -> bool:
@@ -288,10 +316,6 @@ def get(tx: Tx, operation_id: UUID) -> Row[Any]:
     if row is None:
         raise NotFound("no such operation")
     return row
-
-
-def _operation(row: Row[Any]) -> Operation:
-    return msgspec.convert(row, Operation, from_attributes=True)
 
 
 def page(

@@ -66,7 +66,10 @@ class PrincipalKind(StrEnum):
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """One row of `operations`, as its executor sees it."""
+    """One row of `operations`, as its executor sees it, and what has to be known of its account.
+
+    account_is_due: something is, at the operation's instant, and the account is not parked.
+    """
 
     id: UUID
     kind: OperationKind
@@ -77,6 +80,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     principal_id: UUID | None
     attempts: int
     created_at: datetime
+    account_is_due: bool
+    on_test_clock: bool
 
 
 def backoff(attempts: int, *, base: timedelta, jitter: float) -> timedelta:

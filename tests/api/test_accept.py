@@ -182,3 +182,25 @@ def test_a_key_without_the_scope_polls_nothing(customer: Api) -> None:
     operation_id = customer.post("/invoices", CHECKOUT).get_json()["operation_id"]
     made = customer.post("/api-keys", {"name": "one", "scopes": ["credits:consume"]}).get_json()
     assert customer.with_key(made["key"]).get(f"/operations/{operation_id}").status_code == 403
+
+
+def test_an_account_has_a_bounded_backlog_of_its_own(
+    customer: Api, stranger: Api, admin: Api, engine: Engine, ada: Customer, settings: Settings
+) -> None:
+    accepted = [customer.post("/invoices", CHECKOUT, key=f"{n}") for n in range(settings.account_backlog_limit)]
+    assert {answer.status_code for answer in accepted} == {202}
+
+    refused = customer.post("/invoices", CHECKOUT, key="another")
+    assert (refused.status_code, refused.get_json()["code"]) == (429, "backlog_full")
+    assert refused.headers["Retry-After"] == "1"
+    waiting = "SELECT count(*) FROM operations WHERE status = 'pending'"
+    assert engine.scalar(waiting) == settings.account_backlog_limit, "and nothing of it is kept"
+
+    assert customer.post("/invoices", CHECKOUT, key="0").headers[REPLAYED] == "true"
+    assert stranger.post("/invoices", CHECKOUT).status_code == 202
+    gift = {"amount": 1, "reason": "they wait"}
+    assert admin.post(f"/admin/accounts/{ada.account_id}/credits", gift).status_code == 202
+
+    engine.finish(accepted[0])
+    engine.finish(accepted[1])
+    assert customer.post("/invoices", CHECKOUT, key="another").status_code == 202

@@ -28,28 +28,6 @@ def test_a_signup_with_the_broker_dead_is_accepted_and_done_when_it_is_back(syst
     system.eventually_has_accounts(before + 3)
 
 
-def test_a_broker_that_lost_everything_loses_nothing(system: System) -> None:
-    before = system.accounts()
-    system.stack["worker-interactive"].send(signal.SIGSTOP)
-    answer = system.sign_up()
-    assert answer.status_code == 202
-    system.forget_all_messages()
-    system.stack["worker-interactive"].send(signal.SIGCONT)
-    system.eventually_has_accounts(before + 1)
-
-
-def test_a_worker_killed_while_it_works_loses_nothing(system: System) -> None:
-    before = system.accounts()
-    worker = system.stack["worker-interactive"]
-    for _ in range(5):
-        assert system.sign_up().status_code == 202
-    worker.kill()
-    for _ in range(5):
-        assert system.sign_up().status_code == 202
-    worker.start()
-    system.eventually_has_accounts(before + 10)
-
-
 def test_a_backlog_of_periodic_work_delays_no_signup(system: System) -> None:
     before = system.accounts()
     system.stack["worker-periodic"].send(signal.SIGSTOP)

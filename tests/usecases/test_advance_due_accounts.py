@@ -300,10 +300,10 @@ def test_the_newest_run_of_a_job_is_kept(office: Office) -> None:
     for day in (2, 3, 1):
         with office.database.transaction() as tx:
             at = on(f"2026-01-0{day}")
-            job_runs.record(tx, Job.ROLL_RENEWALS, started_at=at, finished_at=at, duration_ms=day, items=day)
+            job_runs.record(tx, Job.ROLL_RENEWALS, finished_at=at, duration_ms=day, items=day)
     with office.database.transaction() as tx:
         (run,) = job_runs.latest(tx)
-    assert (run.job, run.started_at, run.items) == ("roll-renewals", on("2026-01-03"), 3)
+    assert (run.job, run.finished_at, run.items) == ("roll-renewals", on("2026-01-03"), 3)
 
 
 def test_a_payment_accepted_in_time_counts_though_a_job_came_first(office: Office) -> None:

@@ -15,4 +15,4 @@ def relay_operations(**_: Any) -> None:
     """One round of the relay."""
     relay = Relay(runtime().settings, runtime().database)
     with timed_job(Job.RELAY_OPERATIONS) as run, closing(relay):
-        run.items = relay.send_due(now=run.started_at)
+        run.items = relay.send_due()
