@@ -655,7 +655,7 @@ class OperationDocument(Document):
     """`succeeded` has a result, `failed` and `dead` have a problem."""
 
     operation_id: UUID
-    kind: OperationKind
+    kind: OperationKind | str = Field(description="any other word is a kind that only a newer release accepts")
     status: OperationStatus
     created_at: datetime
     finished_at: datetime | None

@@ -17,7 +17,7 @@ BillingError
 ├── WebhookInvalid              nobody knows who sent it
 └── NotReady                    a part that the system needs cannot be reached or is not set up
 
-Outside of it is ProviderDown: no answer, so nothing to record, and to be asked again.
+Outside of it are ProviderDown, no answer, so nothing to record, and to be asked again; and NewerPayload.
 
 `code` is stable and public; `detail` is one sentence for people; `data` holds the facts, JSON-ready.
 A failed operation stores exactly these three, so a client that polls reads what a synchronous
@@ -344,3 +344,7 @@ class ProviderDown(Exception):
     key. Raised for networks that fail, time-outs, errors and rate limits of the provider, answers that cannot be read,
     and keys of ours that it does not accept, which only an operator can repair. A mail server counts as one.
     """
+
+
+class NewerPayload(Exception):
+    """A newer release accepted this operation, and wrote down what this one cannot read: to be left to its workers."""

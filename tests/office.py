@@ -168,7 +168,9 @@ class Office:
                         payments.fail(tx, operation_id, refusal, at=now)
             except ProviderDown as down:
                 with self.database.transaction() as tx:
-                    operations.wait(tx, operation_id, reason=str(down), base=timedelta(seconds=30), now=now)
+                    operations.wait(
+                        tx, operation_id, reason=f"ProviderDown: {down}", base=timedelta(seconds=30), now=now
+                    )
         return self.operation(operation_id)
 
     def _asked(self, operation: Operation, request: Any) -> UseCase:

@@ -23,9 +23,9 @@ from shared.clock import monotonic, utc_now
 from shared.db import account_state, job_runs, operations
 from shared.db.engine import Tx, with_retries
 from shared.db.plans import load_rules
-from shared.domain.operation import Operation, OperationKind, OperationStatus
+from shared.domain.operation import PAYLOAD_VERSION, Operation, OperationKind, OperationStatus
 from shared.domain.plan import Rules
-from shared.errors import BillingError, FutureInstant, ProviderDown
+from shared.errors import BillingError, FutureInstant, NewerPayload, ProviderDown
 from shared.messages import Job
 from workers.app import app
 from workers.runtime import runtime
@@ -214,6 +214,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
         return
     with structlog.contextvars.bound_contextvars(kind=str(operation.kind), account_id=str(operation.account_id)):
         try:
+            _require_readable(operation)
             _require_attempts_left(operation, settings.operation_max_attempts)
             if operation.account_is_due:
                 _apply_what_is_due(operation, now=operation.created_at)
@@ -231,15 +232,15 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
 
             with_retries(refuse)
             log.info("operation_refused", code=error.code)
-        except ProviderDown as error:
-            reason = str(error)
+        except (ProviderDown, NewerPayload) as error:
+            reason = f"{type(error).__name__}: {error}"
 
             def ask_later() -> None:
                 with database.transaction() as tx:
                     operations.wait(tx, operation_id, reason=reason, base=base, now=tx.now())
 
             with_retries(ask_later)
-            log.warning("provider_down", error=reason)
+            log.warning("newer_payload" if isinstance(error, NewerPayload) else "provider_down", error=str(error))
         except Exception as error:  # unexpected: kept for an admin, retried a few times
             failure = error
 
@@ -273,6 +274,14 @@ def _apply_what_is_due(operation: Operation, *, now: datetime | None) -> None:
                 account_state.catch_up(tx, account_id, load_rules(tx, runtime().settings), now=at)
 
     with_retries(catch_up)
+
+
+def _require_readable(operation: Operation) -> None:
+    """While releases change, workers of both run. What the older one cannot read it leaves to the newer one."""
+    if operation.payload_version > PAYLOAD_VERSION:
+        raise NewerPayload(
+            f"its payload is of version {operation.payload_version}, this worker reads {PAYLOAD_VERSION}"
+        )
 
 
 def _require_attempts_left(operation: Operation, limit: int) -> None:

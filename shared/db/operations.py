@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -21,6 +21,8 @@ from shared.domain.operation import (
 from shared.errors import BacklogFull, BillingError, IdempotencyKeyReused, NotFound, RetryRefused
 
 ToSend = tuple[UUID, OperationKind]
+
+KNOWN_KINDS: Final = [str(kind) for kind in OperationKind]
 
 
 def accept(
@@ -142,7 +144,7 @@ def send_what_is_due_on(tx: Tx, account_ids: Sequence[UUID], *, clock_at: dateti
 
 
 def wait(tx: Tx, operation_id: UUID, *, reason: str, base: timedelta, now: datetime) -> None:
-    """Somebody could not be asked: ask again later, however often. That counts for no attempt."""
+    """Somebody else has to answer or to execute it: look again later, however often. That counts for no attempt."""
     row = tx.one("SELECT sends FROM operations WHERE id = %(id)s FOR UPDATE", id=operation_id)
     tx.execute(
         """
@@ -268,13 +270,18 @@ def revive(tx: Tx, operation_id: UUID, *, now: datetime) -> None:
 
 
 def claim_to_send(tx: Tx, *, now: datetime, base: timedelta, limit: int) -> list[ToSend]:
-    """Operations that are not done and due to be sent (again), oldest first; their next time is put off."""
+    """Operations that are not done and due to be sent (again), oldest first; their next time is put off.
+
+    Kinds that only a newer release knows are left to its relay.
+    """
     rows = tx.rows(
         """
-        SELECT id, kind, sends FROM operations WHERE status = 'pending' AND next_send_at <= %(now)s
+        SELECT id, kind, sends FROM operations
+        WHERE status = 'pending' AND next_send_at <= %(now)s AND kind = ANY (%(kinds)s)
         ORDER BY next_send_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
         """,
         now=now,
+        kinds=KNOWN_KINDS,
         limit=limit,
     )
     if rows:

@@ -219,6 +219,17 @@ def test_a_dead_operation_gets_another_chance(customer: Api, admin: Api, engine:
     assert engine.scalar("SELECT count(*) FROM audit_log WHERE action = 'operation.retried'") == 1
 
 
+def test_an_operation_of_a_kind_that_only_a_newer_release_knows_is_shown(
+    customer: Api, admin: Api, engine: Engine
+) -> None:
+    accepted = customer.post("/invoices", BODIES["POST /invoices"])
+    engine.execute_sql("UPDATE operations SET kind = 'mint_tokens' WHERE status = 'pending'")
+    polled = customer.get(f"/operations/{accepted.get_json()['operation_id']}")
+    assert (polled.status_code, polled.get_json()["kind"]) == (200, "mint_tokens")
+    listed = admin.get("/admin/operations?status=pending").get_json()["items"]
+    assert [item["kind"] for item in listed] == ["mint_tokens"]
+
+
 def test_operations_are_listed_by_status_and_kind(customer: Api, admin: Api) -> None:
     customer.post("/invoices", BODIES["POST /invoices"])
     customer.post("/subscription/cancel", {})

@@ -176,7 +176,7 @@ def test_a_provider_that_is_down_delays_an_attempt_and_uses_none_up(
         outage.setattr(SandboxProvider, "charge", down)
         for _ in range(worker.runtime.settings.operation_max_attempts + 3):
             row = worker.perform(charge)
-            assert (row.status, row.attempts, row.last_error) == ("pending", 0, "no answer")
+            assert (row.status, row.attempts, row.last_error) == ("pending", 0, "ProviderDown: no answer")
             assert row.next_send_at > utc_now()
     assert attempts(office) == [(1, "pending", None)]
     office.tick(on("2026-06-01"))
