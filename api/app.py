@@ -12,7 +12,7 @@ from flask_openapi3.openapi import OpenAPI
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from api import auth, docs, headers, health, metrics, problems, schemas, throttle
+from api import auth, broker, docs, headers, health, metrics, problems, schemas, throttle
 from api.access import API_KEY_HEADER
 from api.routes import (
     accounts,
@@ -119,6 +119,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies)  # type: ignore[method-assign]
     auth.install(app, settings)
     problems.install(app)
+    broker.install(app, settings)
     health.install(app, settings)
     headers.install(app, settings)
     metrics.install(app)

@@ -1,65 +1,48 @@
-"""Whether this process lives, and whether it can do its work."""
+"""Whether this process lives, whether it can do its work, and what else works less well than it should."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as StillWaiting
-from functools import lru_cache
 from http import HTTPStatus
-from threading import Lock
 from typing import Final
 
 import structlog
 from flask import Blueprint, Flask, Response, current_app, jsonify
-from sqlalchemy.exc import SQLAlchemyError
+from msgspec import Struct
 
-from api import problems
-from api.services import services
-from shared.broker import make_celery, queue_depth
+from api import broker, problems
+from api.degraded import degraded, without_database
+from api.probe import Probe
+from api.services import EXTENSION as SERVICES
+from api.services import Services
 from shared.config import Settings
-from shared.db.migrations.run import current_revision, head_revision
+from shared.db.migrations.run import Standing, current_revision, head_revision, standing
 from shared.errors import NotReady
-from shared.messages import Queue
 
-BROKER_WAIT_SECONDS: Final = 1.0
-EXTENSION: Final = "billing-broker-probe"
+EXTENSION: Final = "billing-database-probe"
+DATABASE_WAIT_SECONDS: Final = 4.0  # a connection that gets no answer takes three
 
 log = structlog.get_logger(__name__)
 routes = Blueprint("health", __name__)
 
 
-class BrokerProbe:
-    """Asks the broker from a thread of its own, because a frozen one takes longer than anybody waits."""
+class Found(Struct, frozen=True):
+    """What the database tells. degraded: what works less well, and why."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = Lock()
-        self._executor: ThreadPoolExecutor | None = None
-        self._asked: Future[int] | None = None
-
-    def answers(self) -> bool:
-        """Whether the broker has answered within a second."""
-        with self._lock:
-            if self._executor is None:  # at the first use, so never before a fork
-                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-probe")
-            if self._asked is None or self._asked.done():
-                self._asked = self._executor.submit(self._ask)
-            asked = self._asked
-        try:
-            asked.result(BROKER_WAIT_SECONDS)
-        except StillWaiting:
-            return False
-        except Exception as error:  # noqa: BLE001 (whatever a transport raises, the broker has not answered)
-            log.warning("broker_not_ready", error=type(error).__name__)
-            return False
-        return True
-
-    def _ask(self) -> int:
-        with make_celery(self._settings, sends_only=True) as celery:
-            return queue_depth(celery, Queue.INTERACTIVE)
+    revision: str | None
+    degraded: dict[str, str]
 
 
 def install(app: Flask, settings: Settings) -> None:
     """Answer `/healthz` and `/readyz`."""
-    app.extensions[EXTENSION] = BrokerProbe(settings)
+    services: Services = app.extensions[SERVICES]
+
+    def ask() -> Found:
+        with services.database.connect() as connection:
+            revision = current_revision(connection)
+        if standing(revision) in {Standing.OLDER, Standing.FOREIGN}:
+            return Found(revision, {})
+        with services.database.transaction() as tx:
+            return Found(revision, degraded(tx, settings))
+
+    app.extensions[EXTENSION] = Probe("database", ask, wait_seconds=DATABASE_WAIT_SECONDS)
     app.register_blueprint(routes)
 
 
@@ -71,27 +54,26 @@ def live() -> Response:
 
 @routes.get("/readyz")
 def ready() -> Response:
-    """Database, migrations and broker are as they must be; a problem names the parts that are not."""
-    probe: BrokerProbe = current_app.extensions[EXTENSION]
-    parts = _database() | {"broker": "ok" if probe.answers() else "does not answer"}
+    """Database, migrations and broker are as they must be; a problem names the parts that are not.
+
+    `degraded` tells people what else does not work as it should. Another API process would do no better, so a proxy
+    need not care.
+    """
+    probe: Probe[Found] = current_app.extensions[EXTENSION]
+    found = probe.answer()
+    parts = _database(found) | {"broker": "does not answer" if broker.depths() is None else "ok"}
+    worse = without_database() | ({} if found is None else found.degraded)
     missing = [name for name, state in parts.items() if state != "ok"]
     if not missing:
-        return jsonify(status="ok", parts=parts)
+        return jsonify(status="ok", parts=parts, degraded=worse)
     detail = f"not ready: {', '.join(missing)}"
-    return problems.response(HTTPStatus.SERVICE_UNAVAILABLE, NotReady.code, detail, parts=parts)
+    return problems.response(HTTPStatus.SERVICE_UNAVAILABLE, NotReady.code, detail, parts=parts, degraded=worse)
 
 
-@lru_cache(maxsize=1)
-def _head() -> str:
-    return head_revision()
-
-
-def _database() -> dict[str, str]:
-    try:
-        with services().database.connect() as connection:
-            revision = current_revision(connection)
-    except (SQLAlchemyError, NotReady) as error:
-        log.warning("database_not_ready", error=type(error).__name__)
+def _database(found: Found | None) -> dict[str, str]:
+    """Its parts. A schema that is newer than this release is one that it can go on with, while it is replaced."""
+    if found is None:
         return {"database": "cannot be reached", "migrations": "unknown"}
-    head = _head()
-    return {"database": "ok", "migrations": "ok" if revision == head else f"at {revision}, not at {head}"}
+    if standing(found.revision) in {Standing.CURRENT, Standing.NEWER}:
+        return {"database": "ok", "migrations": "ok"}
+    return {"database": "ok", "migrations": f"at {found.revision}, not at {head_revision()}"}

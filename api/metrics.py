@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: requests as this API's processes count them, and the state that the database holds.
+"""Metrics for Prometheus: requests as this API's processes count them, and the state of database and broker.
 
 Under gunicorn each process writes its counts to files in PROMETHEUS_MULTIPROC_DIR, and whichever
 answers `/metrics` adds them up.
@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Response, current_app, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -24,17 +24,20 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import SQLAlchemyError
 
-from api.services import services
+from api import broker
+from api.probe import Probe
+from api.services import EXTENSION as SERVICES
+from api.services import Services
 from shared.clock import monotonic, utc_now
 from shared.db import job_runs
 from shared.db import metrics as measured
-from shared.db.engine import Database, Tx
+from shared.db.engine import Tx
 from shared.domain.lifecycle import Transition
-from shared.errors import NotReady
 from shared.messages import Job
 
+EXTENSION: Final = "billing-metrics-probe"
+DATABASE_WAIT_SECONDS: Final = 4.0  # Prometheus gives up after ten
 UNMATCHED: Final = "unmatched"
 RECENT: Final = timedelta(hours=1)
 QUIET: Final = {"health.live", "health.ready", "metrics.metrics"}  # asked by machines, all day long
@@ -65,25 +68,20 @@ throttle_fallback = Counter(
 )
 
 
-class DatabaseCollector(Collector):
-    """Gauges that are read when somebody looks."""
+class Measured:
+    """Gauges of what the database holds, as it is `now`."""
 
-    def __init__(self, database: Database, *, now: datetime) -> None:
-        self._database = database
+    def __init__(self, tx: Tx, *, now: datetime) -> None:
+        self._tx = tx
         self._now = now
 
-    def collect(self) -> Iterator[Metric]:
-        """All of them, or only that the database is down."""
-        up = GaugeMetricFamily("billing_database_up", "Whether the database answers.")
-        try:
-            with self._database.transaction() as tx:
-                families = [*self._operations(tx), *self._jobs(tx), *self._accounts(tx)]
-        except (SQLAlchemyError, NotReady) as error:
-            log.warning("metrics_without_database", error=type(error).__name__)
-            families = []
-        up.add_metric([], 1 if families else 0)
-        yield up
-        yield from families
+    def families(self) -> Iterator[Metric]:
+        """All of them."""
+        tx = self._tx
+        yield from (*self._operations(tx), *self._waits(tx), *self._jobs(tx), *self._accounts(tx))
+        skew = GaugeMetricFamily("billing_clock_skew_seconds", "How far this process's clock is before the database's.")
+        skew.add_metric([], clock_skew(tx).total_seconds())
+        yield skew
 
     def _operations(self, tx: Tx) -> Iterator[Metric]:
         unfinished = GaugeMetricFamily(
@@ -112,6 +110,22 @@ class DatabaseCollector(Collector):
                 took.add_metric([row.kind, row.status, "longest"], row.longest_seconds)
         yield from (recent, took)
 
+    def _waits(self, tx: Tx) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily(
+            "billing_operations_waiting",
+            "Pending operations that a provider or mail server has to answer, or a newer release to execute.",
+            labels=("kind", "waits_for"),
+        )
+        for row in measured.waiting_operations(tx):
+            waiting.add_metric([row.kind, row.waits_for], row.operations)
+        yield waiting
+        unbegun = GaugeMetricFamily(
+            "billing_operations_unbegun_age_seconds", "Age of the oldest operation that no worker has taken up."
+        )
+        since = measured.oldest_unbegun(tx, now=self._now)
+        unbegun.add_metric([], 0 if since is None else self._age(since))
+        yield unbegun
+
     def _jobs(self, tx: Tx) -> Iterator[Metric]:
         overdue = GaugeMetricFamily(
             "billing_job_oldest_overdue_seconds", "How long ago the oldest open work was due.", labels=("job",)
@@ -123,7 +137,9 @@ class DatabaseCollector(Collector):
         for job, at in due.items():
             overdue.add_metric([str(job)], 0 if at is None else max(0.0, self._age(at)))
         yield overdue
-        age = GaugeMetricFamily("billing_job_last_run_age_seconds", "Time since a job last ended.", labels=("job",))
+        age = GaugeMetricFamily(
+            "billing_job_last_run_age_seconds", "Time since a job, or a round of the relay, ended.", labels=("job",)
+        )
         took = GaugeMetricFamily("billing_job_last_run_seconds", "How long it took.", labels=("job",))
         items = GaugeMetricFamily("billing_job_last_run_items", "How much it did.", labels=("job",))
         for run in job_runs.latest(tx):
@@ -146,8 +162,37 @@ class DatabaseCollector(Collector):
         return (self._now - at).total_seconds()
 
 
+class State(Collector):
+    """What was found when somebody looked; families: of the database, None when it did not answer."""
+
+    def __init__(self, families: list[Metric] | None, depths: broker.Depths | None) -> None:
+        self._families = families
+        self._depths = depths
+
+    def collect(self) -> Iterator[Metric]:
+        """Whether database and broker answer, and what they told if so."""
+        up = GaugeMetricFamily("billing_database_up", "Whether the database answers.")
+        up.add_metric([], int(self._families is not None))
+        yield up
+        yield from self._families or []
+        up = GaugeMetricFamily("billing_broker_up", "Whether the broker answers.")
+        up.add_metric([], int(self._depths is not None))
+        yield up
+        messages = GaugeMetricFamily("billing_queue_messages", "Messages that wait in a queue.", labels=("queue",))
+        for queue, depth in (self._depths or {}).items():
+            messages.add_metric([str(queue)], depth)
+        yield messages
+
+
 def install(app: Flask) -> None:
     """Count the requests of this application, and answer `/metrics`."""
+    services: Services = app.extensions[SERVICES]
+
+    def ask() -> list[Metric]:
+        with services.database.transaction() as tx:
+            return list(Measured(tx, now=utc_now()).families())
+
+    app.extensions[EXTENSION] = Probe("metrics", ask, wait_seconds=DATABASE_WAIT_SECONDS)
     app.before_request(_start)
     app.after_request(_count)
     app.register_blueprint(routes)
@@ -160,9 +205,17 @@ def metrics() -> Response:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # nor this
+    probe: Probe[list[Metric]] = current_app.extensions[EXTENSION]
     state = CollectorRegistry()
-    state.register(DatabaseCollector(services().database, now=utc_now()))
+    state.register(State(probe.answer(), broker.depths()))
     return Response(generate_latest(registry) + generate_latest(state), content_type=CONTENT_TYPE_LATEST)
+
+
+def clock_skew(tx: Tx) -> timedelta:
+    """How far this process's clock is before the database's, give or take half the time that asking takes."""
+    before = utc_now()
+    theirs = measured.clock(tx)
+    return before + (utc_now() - before) / 2 - theirs
 
 
 def _start() -> None:

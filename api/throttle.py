@@ -276,6 +276,11 @@ def _credential() -> bytes:
     return hashlib.sha256(presented.encode()).digest()
 
 
+def counts_alone() -> bool:
+    """Whether this process counts requests by itself, because Redis did not answer when it was last asked."""
+    return _throttler().windows.alone
+
+
 def _throttler() -> Throttler:
     found: Throttler = current_app.extensions[EXTENSION]
     return found

@@ -172,6 +172,11 @@ class Windows:
         if url is None:
             log.warning("throttle_without_redis", hint="BROKER_URL names no Redis: set THROTTLE_URL to one")
 
+    @property
+    def alone(self) -> bool:
+        """Whether this process counts by itself although there is a Redis, because that did not answer."""
+        return self._failed_at is not None
+
     def take(self, budgets: Sequence[Budget], *, now: datetime) -> Verdict:
         """Count a request for all of these budgets, or for none when one of them is used up. Never raises."""
         at = now.timestamp()

@@ -11,14 +11,16 @@ from typing import Final
 import structlog
 
 from shared.broker import make_celery, queue_depth, send_all
+from shared.clock import monotonic
 from shared.config import Settings
-from shared.db import operations
+from shared.db import job_runs, operations
 from shared.db.engine import Database, with_retries
 from shared.messages import Queue
 
 ROUND_SECONDS: Final = 1.0
 ROUND_LIMIT: Final = 500
 BROKER_DOWN_SECONDS: Final = 5
+HEARTBEAT_SECONDS: Final = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -63,17 +65,30 @@ class Relay:
         self._app.close()
 
     def run(self, stop: threading.Event) -> None:
-        """Rounds of one second until `stop` is set; a round that fails is logged and followed by the next."""
+        """Rounds of one second until `stop` is set; a round that fails is logged and followed by the next.
+
+        Every HEARTBEAT_SECONDS it notes that it is there, and what it sent since.
+        """
         log.info("relay_started")
+        since, noted, items = monotonic(), -HEARTBEAT_SECONDS, 0
         while not stop.is_set():
             try:
                 sent = self.send_due()
+                items += sent
+                if monotonic() - noted >= HEARTBEAT_SECONDS:
+                    self._note(since, items)
+                    since, noted, items = monotonic(), monotonic(), 0
             except Exception:  # the database is away: nothing to do but to look again
                 log.exception("relay_round_failed")
                 sent = 0
             if sent < ROUND_LIMIT:
                 stop.wait(ROUND_SECONDS)
         log.info("relay_stopped")
+
+    def _note(self, since: float, items: int) -> None:
+        duration_ms = int((monotonic() - since) * 1_000)
+        with self._database.transaction() as tx:
+            job_runs.record(tx, job_runs.RELAY, finished_at=tx.now(), duration_ms=duration_ms, items=items)
 
     def _claim(self, now: datetime | None) -> tuple[datetime, list[operations.ToSend]]:
         with self._database.transaction() as tx:

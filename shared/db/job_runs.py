@@ -1,16 +1,17 @@
-"""When each beat job last ran, so that silence can be seen."""
+"""When each beat job last ran, and the relay last made its rounds, so that silence can be seen."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row
 
 from shared.db.engine import Tx
 from shared.messages import Job
 
+RELAY: Final = "relay"  # stands among the jobs, and is none: a process that never ends
 
-def record(tx: Tx, job: Job, *, finished_at: datetime, duration_ms: int, items: int) -> None:
+def record(tx: Tx, job: Job | str, *, finished_at: datetime, duration_ms: int, items: int) -> None:
     """Note a run; the newest is kept."""
     tx.execute(
         """
@@ -29,5 +30,5 @@ def record(tx: Tx, job: Job, *, finished_at: datetime, duration_ms: int, items: 
 
 
 def latest(tx: Tx) -> Sequence[Row[Any]]:
-    """The newest run of each job."""
+    """The newest run of each job, and the newest round of the relay."""
     return tx.rows("SELECT * FROM job_runs ORDER BY job")

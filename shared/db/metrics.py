@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from shared.db.engine import Tx
 from shared.domain.lifecycle import Transition
+from shared.domain.operation import PAYLOAD_VERSION, OperationKind
 
 DRIFT_SAMPLE_ACCOUNTS: Final = 20_000
 
@@ -40,6 +41,57 @@ def operations_since(tx: Tx, first_id: UUID) -> Sequence[Row[Any]]:
         """,
         id=first_id,
     )
+
+
+def waiting_operations(tx: Tx) -> Sequence[Row[Any]]:
+    """Pending operations that somebody else has to answer, or to execute, by kind and by whom they wait for.
+
+    `provider`: of payments, or a mail server, did not answer when it was last asked. `release`: a newer one than this,
+    or than the worker that took it up, accepted it.
+    """
+    return tx.rows(
+        """
+        SELECT kind, waits_for, count(*) AS operations FROM (
+            SELECT kind, CASE
+                WHEN payload_version > %(version)s OR kind <> ALL (%(kinds)s)
+                     OR starts_with(last_error, 'NewerPayload: ') THEN 'release'
+                WHEN starts_with(last_error, 'ProviderDown: ') THEN 'provider'
+            END AS waits_for
+            FROM operations WHERE status = 'pending'
+        ) AS pending
+        WHERE waits_for IS NOT NULL GROUP BY kind, waits_for
+        """,
+        version=PAYLOAD_VERSION,
+        kinds=[str(kind) for kind in OperationKind],
+    )
+
+
+def oldest_unbegun(tx: Tx, *, now: datetime) -> datetime | None:
+    """When the oldest pending operation was accepted that no worker has taken up yet.
+
+    Neither what is not due yet, nor what lives on a test clock.
+    """
+    at: datetime | None = tx.scalar(
+        """
+        SELECT min(o.created_at) FROM operations o LEFT JOIN accounts a ON a.id = o.account_id
+        WHERE o.status = 'pending' AND o.attempts = 0 AND o.last_error IS NULL AND o.created_at <= %(now)s
+          AND a.test_clock_id IS NULL
+        """,
+        now=now,
+    )
+    return at
+
+
+def dead_operations(tx: Tx) -> int:
+    """How many operations wait for an admin."""
+    count: int = tx.scalar("SELECT count(*) FROM operations WHERE status = 'dead'")
+    return count
+
+
+def clock(tx: Tx) -> datetime:
+    """What time it is by the database's clock."""
+    at: datetime = tx.scalar("SELECT clock_timestamp()")
+    return at
 
 
 def earliest_transitions(tx: Tx) -> Sequence[Row[Any]]:

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from api.services import EXTENSION
+from api.services import EXTENSION, Services
 from api.throttle import HEADERS as RATE_LIMIT_HEADERS
 from shared import security
 from shared.clock import utc_now
@@ -262,3 +262,19 @@ def user_key(customer: Api) -> Api:
     scopes = ["billing:read", "credits:consume", "credits:read"]
     answer = customer.post("/api-keys", {"name": "all", "scopes": scopes})
     return customer.with_key(answer.get_json()["key"])
+
+
+@pytest.fixture
+def variant(settings: Settings) -> Iterator[Any]:
+    """Make the application with other settings."""
+    made: list[Flask] = []
+
+    def make(**changed: Any) -> FlaskClient:
+        made.append(create_app(settings.model_copy(update=changed)))
+        return made[-1].test_client()
+
+    yield make
+    for app in made:
+        services: Services = app.extensions[EXTENSION]
+        if services.settings.database_url is not None:
+            services.database.dispose()

@@ -1,7 +1,9 @@
 """The relay: sends again whatever is not done, with a pause, and never more than the broker should hold."""
 
 import json
+import threading
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -10,7 +12,7 @@ from uuid import UUID
 import pytest
 import redis
 
-from shared.clock import utc_now
+from shared.clock import monotonic, utc_now
 from shared.db import operations
 from shared.domain.operation import OperationKind
 from shared.domain.requests import SignUp
@@ -140,3 +142,33 @@ def test_a_message_carries_the_operations_id_and_nothing_else(worker: Worker, of
         (raw,) = client.lrange(Queue.INTERACTIVE, 0, -1)
     arguments, named, _ = body_of(json.loads(raw))
     assert (arguments, named) == ([str(operation_id)], {})
+
+
+def test_a_relay_that_runs_notes_that_it_does(
+    worker: Worker, office: Office, sent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("workers.relay"), "HEARTBEAT_SECONDS", 0.0)
+    accept(office)
+    runs, stop = relay(worker), threading.Event()
+    sql = "SELECT items, finished_at >= started_at AS in_order FROM job_runs WHERE job = 'relay'"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(runs.run, stop)
+        deadline = monotonic() + 10
+        while not (noted := office.rows(sql)):
+            assert monotonic() < deadline, "no heartbeat"
+        stop.set()
+        running.result(timeout=10)
+    runs.close()
+    assert [tuple(row) for row in noted] == [(1, True)]
+    assert len(sent()) == 1
+
+
+def test_a_relay_without_a_broker_still_notes_that_it_runs(worker: Worker, office: Office) -> None:
+    runs, stop = relay(worker, broker_url="redis://127.0.0.1:1/0"), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(runs.run, stop)
+        deadline = monotonic() + 10
+        while not office.rows("SELECT FROM job_runs WHERE job = 'relay'"):
+            assert monotonic() < deadline, "no heartbeat"
+        stop.set()
+        running.result(timeout=10)

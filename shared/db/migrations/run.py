@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +16,15 @@ from sqlalchemy.pool import NullPool
 
 # Two deployments that migrate at once take turns: a key of PostgreSQL's advisory locks.
 MIGRATION_LOCK: Final = 7_201_001
+
+
+class Standing(StrEnum):
+    """How a database's schema compares with what this release was written for."""
+
+    OLDER = "older"  # or none: this release cannot work with it
+    CURRENT = "current"
+    NEWER = "newer"  # a newer release is being brought in, and left it so that this one can go on
+    FOREIGN = "foreign"
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -33,6 +44,7 @@ def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+@lru_cache(maxsize=1)
 def head_revision() -> str:
     """The newest revision of this release."""
     head = ScriptDirectory.from_config(_config(None)).get_current_head()
@@ -45,6 +57,17 @@ def revisions() -> list[str]:
     """All revisions, oldest first."""
     script = ScriptDirectory.from_config(_config(None))
     return [step.revision for step in reversed(list(script.walk_revisions()))]
+
+
+@lru_cache(maxsize=8)
+def standing(revision: str | None) -> Standing:
+    """How a database at `revision` compares. Revisions are numbered, so one that comes after ours is a newer one's."""
+    head = head_revision()
+    if revision == head:
+        return Standing.CURRENT
+    if revision is None or revision in revisions():
+        return Standing.OLDER
+    return Standing.NEWER if revision > head else Standing.FOREIGN
 
 
 def _config(connection: Connection | None) -> Config:
