@@ -31,7 +31,7 @@ from tests.office import Office
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 
-# Steps up to this one were made before there was anything to upgrade. To be raised until the first release, never after.
+# Steps up to this one were made before there was anything to upgrade: to be raised until the first release, not after.
 UNBOUND = "0007"
 BOUND = [(before, after) for before, after in STEPS if after > UNBOUND]
 

@@ -1,6 +1,6 @@
 """Tasks in this process: the real Task objects, on the real database, without a worker in between."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
@@ -11,11 +11,13 @@ import pytest
 from celery import Celery
 from sqlalchemy import Row
 from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
 
 from shared.config import Settings, get_settings
 from shared.db.engine import Database
 from shared.messages import Job
 from tests.office import Office
+from workers.cli import app
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +89,37 @@ def worker(
 def office(worker: Worker) -> Iterator[Office]:
     yield worker.office
     assert worker.office.findings() == []
+
+
+# --- the operator's command line ----------------------------------------------------------------------------
+
+Run = Callable[..., Result]
+
+
+def runner_for(monkeypatch: pytest.MonkeyPatch, database_url: str, broker_url: str) -> Run:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("BROKER_URL", broker_url)
+
+    def run(*arguments: object, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, settings: Settings, database: Database) -> Run:
+    """Commands on a migrated and seeded database."""
+    return runner_for(monkeypatch, str(settings.database_url), str(settings.broker_url))
+
+
+@pytest.fixture
+def run_on_empty(monkeypatch: pytest.MonkeyPatch, settings: Settings, empty_url: str) -> Run:
+    """Commands on a database without tables."""
+    return runner_for(monkeypatch, empty_url, str(settings.broker_url))
+
+
+def is_one_line(result: Result) -> bool:
+    return result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 import redis
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from shared import __version__, security
 from shared.clock import utc_now
@@ -33,37 +33,11 @@ from shared.embedded import Postgres, Valkey
 from shared.ids import new_id
 from shared.messages import Job
 from tests.db.world import Customer, World, populate
+from tests.workers.conftest import Run, is_one_line, runner_for
 from workers.cli import admins as admin_commands
 from workers.cli import app
 
 PASSWORD = "correct horse battery"
-
-Run = Callable[..., Result]
-
-
-def runner_for(monkeypatch: pytest.MonkeyPatch, database_url: str, broker_url: str) -> Run:
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("BROKER_URL", broker_url)
-
-    def run(*arguments: object, stdin: str | None = None) -> Result:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, settings: Settings, database: Database) -> Run:
-    """Commands on a migrated and seeded database."""
-    return runner_for(monkeypatch, str(settings.database_url), str(settings.broker_url))
-
-
-@pytest.fixture
-def run_on_empty(monkeypatch: pytest.MonkeyPatch, settings: Settings, empty_url: str) -> Run:
-    """Commands on a database without tables."""
-    return runner_for(monkeypatch, empty_url, str(settings.broker_url))
 
 
 @pytest.fixture
@@ -89,10 +63,6 @@ def process(settings: Settings, *arguments: str, **environment: str) -> subproce
 def finished(child: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = child.communicate(timeout=60)
     return child.returncode, out, err
-
-
-def is_one_line(result: Result) -> bool:
-    return result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 def kill_operation(tx: Tx) -> UUID:
@@ -125,6 +95,8 @@ def kill_operation(tx: Tx) -> UUID:
 COMMANDS = [
     *(["up"], ["demo"], ["relay"], ["run"], ["state"], ["check"], ["explain"]),
     *(["migrate"], ["rollback"], ["seed-plans"], ["create-free-trial-plan"], ["create-admin"]),
+    ["backup"],
+    ["restore"],
     *(["operations", name] for name in ("list", "show", "retry")),
     *(["accounts", name] for name in ("show", "unpark", "refresh")),
 ]

@@ -12,7 +12,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from shared import __version__
-from workers.cli import accounts, admins, books, explain, operations, processes, schema
+from workers.cli import accounts, admins, backups, books, explain, operations, processes, schema
 from workers.cli.session import Commands
 
 HELP: Final = """
@@ -36,6 +36,7 @@ app = typer.Typer(
 START: Final = "Run"
 LOOK: Final = "Look"
 SET_UP: Final = "Set up"
+KEEP: Final = "Keep"
 
 app.command("up", rich_help_panel=START)(processes.up)
 app.command("demo", rich_help_panel=START)(processes.demo)
@@ -46,6 +47,8 @@ app.command("check", rich_help_panel=LOOK)(books.check)
 app.command("explain", rich_help_panel=LOOK)(explain.explain)
 app.add_typer(operations.commands, name="operations", rich_help_panel=LOOK)
 app.add_typer(accounts.commands, name="accounts", rich_help_panel=LOOK)
+app.command("backup", rich_help_panel=KEEP)(backups.backup)
+app.command("restore", rich_help_panel=KEEP)(backups.restore)
 app.command("migrate", rich_help_panel=SET_UP)(schema.migrate)
 app.command("rollback", rich_help_panel=SET_UP)(schema.rollback)
 app.command("seed-plans", rich_help_panel=SET_UP)(schema.seed_plans)

@@ -1,8 +1,9 @@
 """Look at the books: state and check."""
 
-from typing import Final
+from typing import Any, Final
 
 import typer
+from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
@@ -11,7 +12,7 @@ from shared.db import checks
 from shared.db.checks import CHECKS, Finding
 from shared.db.overview import overview
 from workers.cli.output import AsJson, console, print_json, table
-from workers.cli.session import revision, session
+from workers.cli.session import Session, revision, session
 
 BROKEN: Final = 1
 CHECK_TIMEOUT_MS: Final = checks.TIMEOUT_MINUTES * 60_000
@@ -40,27 +41,48 @@ def check(*, as_json: AsJson = False) -> None:
     operations and the like are warnings: they wait for somebody, and break no rule.
     """
     with session(statement_timeout_ms=CHECK_TIMEOUT_MS) as here:
-        with here.database.transaction() as tx:
-            findings = checks.run_checks(tx, here.settings)
-        with here.database.transaction() as tx:
-            warnings = checks.run_warnings(tx, here.settings)
+        verdict = ask_all(here)
     if as_json:
-        print_json({"ok": not findings, "checks": len(CHECKS), "findings": findings, "warnings": warnings})
+        print_json(verdict.document())
     else:
-        _report(console(), findings, warnings)
-    if findings:
+        verdict.report(console())
+    if not verdict.ok:
         raise typer.Exit(BROKEN)
 
 
-def _report(out: Console, findings: list[Finding], warnings: list[Finding]) -> None:
-    for finding in findings:
-        _report_one(out, finding, "broken", "bold red")
-    for warning in warnings:
-        _report_one(out, warning, "warning", "yellow")
-    if findings:
-        out.print(Text(f"{len(findings)} of {len(CHECKS)} invariants are broken", "bold red"))
-    else:
-        out.print(Text(f"all {len(CHECKS)} invariants hold", "bold green"))
+class Verdict(Struct, frozen=True):
+    """What the invariants say of a database."""
+
+    findings: list[Finding]
+    warnings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all hold."""
+        return not self.findings
+
+    def document(self) -> dict[str, Any]:
+        """For machines."""
+        return {"ok": self.ok, "checks": len(CHECKS), "findings": self.findings, "warnings": self.warnings}
+
+    def report(self, out: Console) -> None:
+        """For people."""
+        for finding in self.findings:
+            _report_one(out, finding, "broken", "bold red")
+        for warning in self.warnings:
+            _report_one(out, warning, "warning", "yellow")
+        if self.findings:
+            out.print(Text(f"{len(self.findings)} of {len(CHECKS)} invariants are broken", "bold red"))
+        else:
+            out.print(Text(f"all {len(CHECKS)} invariants hold", "bold green"))
+
+
+def ask_all(here: Session) -> Verdict:
+    """Ask every invariant, and what waits for somebody."""
+    with here.database.transaction() as tx:
+        findings = checks.run_checks(tx, here.settings)
+    with here.database.transaction() as tx:
+        return Verdict(findings, checks.run_warnings(tx, here.settings))
 
 
 def _report_one(out: Console, finding: Finding, verdict: str, style: str) -> None:
