@@ -41,7 +41,7 @@ CODE = "\n".join(path.read_text() for path in SOURCES if path != Path(__file__))
 WORDS = frozenset(re.findall(r"\w+", CODE)) | {name.upper() for name in Settings.model_fields}
 SCHEMA = "\n".join(path.read_text() for path in (PROJECT_DIR / "shared/db/migrations/versions").glob("0*.py"))
 # What a document may name although no file of ours does.
-FOREIGN = {"pg_dump"}
+FOREIGN = {"pg_dump", "pg_stat_activity", "pg_stat_archiver", "pg_wal", "synchronous_standby_names"}
 
 
 def section(document: str, heading: str) -> str:
