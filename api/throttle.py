@@ -277,8 +277,8 @@ def _credential() -> bytes:
 
 
 def counts_alone() -> bool:
-    """Whether this process counts requests by itself, because Redis did not answer when it was last asked."""
-    return _throttler().windows.alone
+    """Whether this process counts requests by itself, because Redis did not answer a moment ago."""
+    return _throttler().windows.alone(now=utc_now())
 
 
 def _throttler() -> Throttler:

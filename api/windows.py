@@ -24,6 +24,7 @@ from shared.config import Settings
 
 WINDOW_SECONDS: Final = 60
 BREAKER_SECONDS: Final = 5.0
+ALONE_SECONDS: Final = 15.0
 KEY_PREFIX: Final = "throttle"
 
 log = structlog.get_logger(__name__)
@@ -172,10 +173,13 @@ class Windows:
         if url is None:
             log.warning("throttle_without_redis", hint="BROKER_URL names no Redis: set THROTTLE_URL to one")
 
-    @property
-    def alone(self) -> bool:
-        """Whether this process counts by itself although there is a Redis, because that did not answer."""
-        return self._failed_at is not None
+    def alone(self, *, now: datetime) -> bool:
+        """Whether this process counts by itself although there is a Redis, because that did not answer a moment ago.
+
+        Whoever does not ask does not learn that it answers again, so this is forgotten when nobody has asked for long.
+        """
+        failed_at = self._failed_at
+        return failed_at is not None and abs(now.timestamp() - failed_at) < ALONE_SECONDS
 
     def take(self, budgets: Sequence[Budget], *, now: datetime) -> Verdict:
         """Count a request for all of these budgets, or for none when one of them is used up. Never raises."""

@@ -70,14 +70,14 @@ class Relay:
         Every HEARTBEAT_SECONDS it notes that it is there, and what it sent since.
         """
         log.info("relay_started")
-        since, noted, items = monotonic(), -HEARTBEAT_SECONDS, 0
+        noted, items = monotonic() - HEARTBEAT_SECONDS, 0
         while not stop.is_set():
             try:
                 sent = self.send_due()
                 items += sent
                 if monotonic() - noted >= HEARTBEAT_SECONDS:
-                    self._note(since, items)
-                    since, noted, items = monotonic(), monotonic(), 0
+                    self._note(noted, items)
+                    noted, items = monotonic(), 0
             except Exception:  # the database is away: nothing to do but to look again
                 log.exception("relay_round_failed")
                 sent = 0

@@ -12,8 +12,9 @@ import pytest
 import redis
 from flask.testing import FlaskClient
 
-from api import metrics
+from api import metrics, throttle
 from api.probe import ABANDON_SECONDS, Probe
+from api.windows import ALONE_SECONDS
 from shared.clock import monotonic, utc_now
 from shared.domain.operation import PAYLOAD_VERSION
 from shared.messages import Queue
@@ -159,13 +160,15 @@ def test_a_clock_that_is_off_is_seen(api: Api, well: Engine, monkeypatch: pytest
 
 
 def test_without_the_redis_that_counts_each_process_says_that_it_is_alone(
-    variant: Any, well: Engine, broker_url: str
+    variant: Any, well: Engine, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = variant(throttle_url="redis://127.0.0.1:1/0")
     assert asked(client) == (200, {})
     client.get("/api/v1/plans")
     status, found = asked(client)
     assert (status, list(found)) == (200, ["throttle"])
+    monkeypatch.setattr(throttle, "utc_now", lambda: utc_now() + timedelta(seconds=ALONE_SECONDS))
+    assert asked(client) == (200, {})
 
 
 # --- releases ---------------------------------------------------------------------------------
