@@ -3,7 +3,9 @@
 import json
 import threading
 from base64 import b64decode
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -144,31 +146,38 @@ def test_a_message_carries_the_operations_id_and_nothing_else(worker: Worker, of
     assert (arguments, named) == ([str(operation_id)], {})
 
 
-def test_a_relay_that_runs_notes_that_it_does(
-    worker: Worker, office: Office, sent: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(import_module("workers.relay"), "HEARTBEAT_SECONDS", 0.0)
-    accept(office)
-    runs, stop = relay(worker), threading.Event()
-    sql = "SELECT items, finished_at >= started_at AS in_order FROM job_runs WHERE job = 'relay'"
+@contextmanager
+def running(runs: Any) -> Iterator[None]:
+    """A relay that runs meanwhile."""
+    stop = threading.Event()
     with ThreadPoolExecutor() as pool:
-        running = pool.submit(runs.run, stop)
-        deadline = monotonic() + 10
-        while not (noted := office.rows(sql)):
-            assert monotonic() < deadline, "no heartbeat"
-        stop.set()
-        running.result(timeout=10)
+        ends = pool.submit(runs.run, stop)
+        try:
+            yield
+        finally:
+            stop.set()
+            ends.result(timeout=10)
     runs.close()
-    assert [tuple(row) for row in noted] == [(1, True)]
+
+
+def heartbeat(office: Office) -> tuple[int, bool]:
+    """What the relay has noted, as soon as it has; how many it sent, and whether its instants are in order."""
+    deadline = monotonic() + 10
+    while not (
+        noted := office.rows("SELECT items, finished_at >= started_at AS in_order FROM job_runs WHERE job = 'relay'")
+    ):
+        assert monotonic() < deadline, "no heartbeat"
+    (row,) = noted
+    return row.items, row.in_order
+
+
+def test_a_relay_that_runs_notes_that_it_does(worker: Worker, office: Office, sent: Any) -> None:
+    accept(office)
+    with running(relay(worker)):
+        assert heartbeat(office) == (1, True)
     assert len(sent()) == 1
 
 
 def test_a_relay_without_a_broker_still_notes_that_it_runs(worker: Worker, office: Office) -> None:
-    runs, stop = relay(worker, broker_url="redis://127.0.0.1:1/0"), threading.Event()
-    with ThreadPoolExecutor() as pool:
-        running = pool.submit(runs.run, stop)
-        deadline = monotonic() + 10
-        while not office.rows("SELECT FROM job_runs WHERE job = 'relay'"):
-            assert monotonic() < deadline, "no heartbeat"
-        stop.set()
-        running.result(timeout=10)
+    with running(relay(worker, broker_url="redis://127.0.0.1:1/0")):
+        assert heartbeat(office) == (0, True)
