@@ -9,7 +9,6 @@ from typing import Final
 
 from api.metrics import clock_skew
 from api.throttle import counts_alone
-from shared.clock import utc_now
 from shared.config import Settings
 from shared.db import job_runs
 from shared.db import metrics as measured
@@ -29,7 +28,7 @@ def without_database() -> dict[str, str]:
 
 def degraded(tx: Tx, settings: Settings) -> dict[str, str]:
     """What the database tells, by whose it is; empty when all is well."""
-    now = utc_now()
+    now = tx.now()
     skew = clock_skew(tx)
     found = [
         ("beat", _beat(tx, settings, now)),

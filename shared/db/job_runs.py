@@ -11,6 +11,7 @@ from shared.messages import Job
 
 RELAY: Final = "relay"  # stands among the jobs, and is none: a process that never ends
 
+
 def record(tx: Tx, job: Job | str, *, finished_at: datetime, duration_ms: int, items: int) -> None:
     """Note a run; the newest is kept."""
     tx.execute(

@@ -12,7 +12,6 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
-from shared.clock import utc_now
 from shared.config import PROJECT_DIR, Settings
 from shared.db import job_runs
 from shared.db.engine import Database
@@ -91,9 +90,8 @@ def exported(api: Api, engine: Engine, database: Database, settings: Settings, c
     """Every sample that a busy system exports, with its labels."""
     with database.transaction() as tx:
         populate(tx, settings)
-        now = utc_now()
         for job in (*Job, job_runs.RELAY):
-            job_runs.record(tx, job, started_at=now, finished_at=now, duration_ms=3, items=1)
+            job_runs.record(tx, job, finished_at=tx.now(), duration_ms=3, items=1)
     customer.post("/invoices", BODIES["POST /invoices"])
     engine.execute_sql("UPDATE operations SET last_error = 'ProviderDown: no' WHERE status = 'pending'")
     throttled_somebody(api)

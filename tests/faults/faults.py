@@ -16,6 +16,7 @@ from uuid import UUID
 import psutil
 import pytest
 from kombu.exceptions import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from shared.broker import make_celery, send_all
 from shared.domain.operation import OperationKind
@@ -155,6 +156,7 @@ def table_is_locked(system: System, load: Load) -> None:
     """Somebody locks the table of accounts for ten seconds."""
     with system.database.transaction() as tx:
         tx.execute("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE")
+        wait_for(lambda: not is_ready(system.stack.url), "the API to say that the database keeps it waiting")
         pause(LOCKED_SECONDS)
 
 
@@ -162,8 +164,13 @@ def disk_is_full(system: System, load: Load) -> None:
     """No file of the database may grow, for five seconds: PostgreSQL refuses what needs another page."""
     if shutil.which("prlimit") is None:
         pytest.skip("no `prlimit` of util-linux on this machine, with which to fill a disk")
+    refused = system.refused_requests()
     with _no_room_for_operations(system):
         pause(5)
+        with pytest.raises(DBAPIError, match="could not extend file"), system.database.transaction() as tx:
+            tx.execute(FILLER, rows=10)
+    if not refused < system.refused_requests():
+        raise AssertionError("requests that could not be written down are not to be seen in /metrics")
 
 
 def api_dies_between_commit_and_publish(system: System, load: Load) -> None:

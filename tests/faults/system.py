@@ -169,6 +169,25 @@ class System:
         """The instant, by the database's clock."""
         return self.read(lambda tx: tx.now())
 
+    def degraded(self) -> dict[str, str]:
+        """What the API says of the system's health."""
+        answer: dict[str, dict[str, str]] = httpx.get(f"{self.stack.url}/readyz", timeout=10).json()
+        return answer["degraded"]
+
+    def measured(self) -> dict[str, float]:
+        """Each sample of the API's metrics, by its name and labels."""
+        lines = httpx.get(f"{self.stack.url}/metrics", timeout=10).text.splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def refused_requests(self) -> float:
+        """How many requests were answered that a part of the system cannot be reached."""
+        return sum(
+            value
+            for name, value in self.measured().items()
+            if name.startswith("billing_http_request_duration_seconds_count") and 'status="503"' in name
+        )
+
     def unfinished(self) -> list[str]:
         """What was accepted or due and is not done."""
         return [row[0] for row in self.read(lambda tx: tx.rows(UNFINISHED))]

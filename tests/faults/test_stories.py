@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults")]
 
 TRIAL = timedelta(days=14)
 DATED = timedelta(days=40)
+LONGER_THAN_ANY_PAUSE_SECONDS = 12  # the relay notes that it is there every ten
 
 
 def lives(system: System, *, seed: int, customers: int = 12) -> Load:
@@ -101,6 +102,30 @@ def test_workers_and_relay_whose_clock_is_wrong_do_nothing_early_and_nothing_lat
     system.disarm()
 
 
+def test_whatever_is_dead_is_seen_while_it_is_and_not_any_more(system: System) -> None:
+    names = ("relay", "beat", "worker-periodic", "worker-interactive")
+    for name in names:
+        system.stack[name].kill()
+    signup = system.accept_signup(at=utc_now())
+
+    def ages() -> dict[str, float]:
+        measured = system.measured()
+        jobs = {job: f'billing_job_last_run_age_seconds{{job="{job}"}}' for job in ("relay", "roll-renewals")}
+        return {job: measured[name] for job, name in jobs.items()} | {
+            "unbegun": measured["billing_operations_unbegun_age_seconds"]
+        }
+
+    wait_for(lambda: min(ages().values()) > LONGER_THAN_ANY_PAUSE_SECONDS, "all of it to show in /metrics")
+    assert "beat" in system.degraded()
+
+    for name in names:
+        system.stack[name].start()
+    system.wait_until_quiet()
+    assert len(statuses(system, [signup])) == 1
+    wait_for(lambda: max(ages().values()) < LONGER_THAN_ANY_PAUSE_SECONDS, "all of it to be well again")
+    assert system.degraded() == {}
+
+
 def test_a_poisonous_operation_is_parked_and_delays_nobody(system: System) -> None:
     load = lives(system, seed=200)
     worker = system.stack["worker-interactive"]
@@ -115,6 +140,7 @@ def test_a_poisonous_operation_is_parked_and_delays_nobody(system: System) -> No
 
     wait_for(lambda: status() == "dead", "the operation to be given up", within_seconds=90)
     nothing_was_lost(system, load)
+    assert system.degraded()["dead"] == "operations: 1"
     listed = command(system, "operations", "list", "--status", "dead", "--json")
     assert [operation["id"] for operation in listed] == [str(operation_id)]
     assert "ended, and the last one without a word" in listed[0]["last_error"]
