@@ -68,7 +68,10 @@ PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
 
 
 class Customer(Struct, frozen=True, kw_only=True):
-    """A user or an API key of an account. `account_at` is the instant in which the account lives."""
+    """A user or an API key of an account. `account_at` is the instant in which the account lives.
+
+    A user has a session, a key its hash: what lets further transactions in.
+    """
 
     kind: PrincipalKind
     id: UUID
@@ -76,6 +79,7 @@ class Customer(Struct, frozen=True, kw_only=True):
     permissions: frozenset[Permission]
     account_at: datetime
     session_id: UUID | None = None
+    key_hash: bytes | None = None
 
 
 class Admin(Struct, frozen=True, kw_only=True):

@@ -4,8 +4,8 @@ A token is believed for its signature and its session is looked up, so what is r
 deleted is shut out at the next request. Cookies are neither made nor read.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -117,7 +117,7 @@ def refresh_session(audience: Audience) -> Tokens:
             tx, refresh_token_id=token.id, session_id=token.session_id, now=now
         )
         if outcome is Rotation.REUSED:
-            _end_session(tx, token, reason="refresh_token_reused", now=now)
+            _end_misused_session(tx, token, reason="refresh_token_reused", now=now)
         elif expires_at is not None and _live(tx, token, now=now) is not None:
             return _issue(tx, audience, token.principal_id, token.session_id, now=now, expires_at=expires_at)
     raise Unauthenticated("the refresh token is not valid any more; sign in again")
@@ -188,6 +188,35 @@ def admitted(needs: Needs) -> Iterator[tuple[Tx, Principal | None]]:
         yield tx, principal
 
 
+def transactions_of(principal: Customer) -> Callable[[], AbstractContextManager[Tx]]:
+    """Opens further transactions of whoever this request has let in, also when the application's context has ended.
+
+    Each raises Unauthenticated if the credential has ended meanwhile.
+    """
+    database = services().database
+
+    @contextmanager
+    def transaction() -> Iterator[Tx]:
+        with database.transaction() as tx:
+            admit_again(tx, principal)
+            yield tx
+
+    return transaction
+
+
+def admit_again(tx: Tx, principal: Customer) -> None:
+    """Let another transaction in to the account. Raises Unauthenticated if the credential has ended meanwhile."""
+    now = utc_now()
+    if principal.key_hash is not None:
+        found = api_keys.live(tx, principal.key_hash, now=now)
+    elif principal.session_id is not None:
+        found = sessions.live_user(tx, principal.session_id, principal.id, now=now)
+    else:
+        found = None
+    if found is None:
+        raise Unauthenticated("the credential is not valid any more")
+
+
 class PrincipalAsker:
     """Lets a customer in and asks about the account's credits, all in one statement: `shared.db.credits.Asker`.
 
@@ -196,14 +225,13 @@ class PrincipalAsker:
 
     def __init__(self, credential: Token | str, permission: Permission) -> None:
         self._permission = permission
-        self._statement, self._params = (
-            _of_api_key(credential, permission) if isinstance(credential, str) else _of_user(credential, permission)
-        )
+        self._credential = credential
+        self._presented = _presented(credential, permission)
         self.source = Source.API_KEY if isinstance(credential, str) else Source.USER
 
     def ask(self, call: str, /, **params: Any) -> Any:
         """As `Asker` says."""
-        row = services().database.ask(self._statement.format(call=call), **self._params, **params)
+        row = services().database.ask(_ASK.format(call=call), **self._presented, **params)
         if row is None:
             raise Unauthenticated("the credential is not valid, or not any more")
         structlog.contextvars.bind_contextvars(
@@ -219,38 +247,44 @@ class PrincipalAsker:
             raise forbidden(self._permission)
         if self.source is Source.API_KEY and api_keys.is_use_worth_noting(row.last_used_at, now=params["now"]):
             with services().database.transaction() as tx:
+                self._admit(tx, now=params["now"])
                 api_keys.note_use(tx, row.asker_id, now=params["now"])
         return row
 
     def catch_up(self, account_id: UUID, *, now: datetime) -> None:
-        """As `Asker` says, in a transaction of its own."""
-        with services().database.transaction() as tx:
+        """As `Asker` says, in a transaction of its own, on the connections that may do this alone."""
+        with services().due_database.transaction() as tx:
+            self._admit(tx, now=now)
             account_state.catch_up(tx, account_id, load_rules(tx, services().settings), now=now)
 
+    def _admit(self, tx: Tx, *, now: datetime) -> None:
+        """Let a transaction in to the account; to none, if the credential has ended meanwhile."""
+        if isinstance(self._credential, str):
+            api_keys.live(tx, security.hash_api_key(self._credential), now=now)
+        else:
+            sessions.live_user(tx, self._credential.session_id, self._credential.principal_id, now=now)
 
-# Whoever may not ask is nobody to the function that is asked, which then finds no account.
+
+# The functions look the credential up that stands in the place of an account, and who asks follows from it.
 _ASK: Final = """
-    WITH principal AS MATERIALIZED ({principal}),
-    asker AS (SELECT id, CASE WHEN {permitted} THEN account_id END AS account_id FROM principal)
-    SELECT principal.id AS asker_id, {permitted} AS permitted, {last_used_at} AS last_used_at, principal.account_id,
-           principal.requests_per_minute, answer.*
-    FROM principal, asker CROSS JOIN LATERAL {{call}} AS answer
+    SELECT answer.* FROM (
+        SELECT ROW(%(session_id)s, %(user_id)s, %(key_hash)s, %(allowed)s)::credential AS account_id, NULL::uuid AS id
+    ) AS asker CROSS JOIN LATERAL {call} AS answer
     """
-_ASK_AS_USER: Final = _ASK.format(
-    principal=sessions.LIVE_USER, permitted="principal.role = ANY (%(roles)s)", last_used_at="NULL"
-)
-_ASK_AS_API_KEY: Final = _ASK.format(
-    principal=api_keys.LIVE_KEY, permitted="%(scope)s = ANY (principal.scopes)", last_used_at="principal.last_used_at"
-)
 
 
-def _of_user(token: Token, permission: Permission) -> tuple[str, dict[str, Any]]:
+def _presented(credential: Token | str, permission: Permission) -> dict[str, Any]:
+    """What stands for the credential in `_ASK`, with the roles or the scope that suffice for what is asked."""
+    if isinstance(credential, str):
+        key_hash = security.hash_api_key(credential)
+        return {"session_id": None, "user_id": None, "key_hash": key_hash, "allowed": [str(permission)]}
     roles = [str(role) for role, permissions in PERMISSIONS.items() if permission in permissions]
-    return _ASK_AS_USER, {"session_id": token.session_id, "user_id": token.principal_id, "roles": roles}
-
-
-def _of_api_key(key: str, permission: Permission) -> tuple[str, dict[str, Any]]:
-    return _ASK_AS_API_KEY, {"key_hash": security.hash_api_key(key), "scope": str(permission)}
+    return {
+        "session_id": credential.session_id,
+        "user_id": credential.principal_id,
+        "key_hash": None,
+        "allowed": roles,
+    }
 
 
 def asker(needs: Needs) -> PrincipalAsker:
@@ -307,7 +341,7 @@ def _require_audience(token: Token, audiences: frozenset[Audience]) -> None:
     if token.audience in audiences:
         return
     with services().database.transaction() as tx:
-        _end_session(tx, token, reason="wrong_audience", now=utc_now())
+        _end_misused_session(tx, token, reason="wrong_audience", now=utc_now())
     raise WrongAudience(f"a token for {token.audience} routes opens no other; it has been revoked")
 
 
@@ -336,7 +370,8 @@ def _live(tx: Tx, token: Token, *, now: datetime, needs: Needs | None = None) ->
 
 
 def _live_api_key(tx: Tx, key: str, needs: Needs, *, now: datetime) -> Customer | None:
-    row = api_keys.live(tx, security.hash_api_key(key), now=now)
+    key_hash = security.hash_api_key(key)
+    row = api_keys.live(tx, key_hash, now=now)
     if row is None:
         return None
     throttle.charge_account(row.account_id, row.requests_per_minute, api_key_id=row.id)
@@ -350,6 +385,7 @@ def _live_api_key(tx: Tx, key: str, needs: Needs, *, now: datetime) -> Customer 
         account_id=row.account_id,
         permissions=frozenset(Permission(scope) for scope in row.scopes),
         account_at=row.account_at,
+        key_hash=key_hash,
     )
     _pass_gate(principal, needs, row)
     return principal
@@ -365,18 +401,12 @@ def _pass_gate(principal: Customer, needs: Needs, account: Any) -> None:
     )
 
 
-def _end_session(tx: Tx, token: Token, *, reason: str, now: datetime) -> None:
-    revoked = sessions.revoke(tx, token.session_id, reason=reason, now=now)
-    if revoked is not None:
-        audit.record(
-            tx,
-            at=now,
-            actor_kind=PRINCIPAL_KINDS[token.audience],
-            actor_id=token.principal_id,
-            action="session.revoked",
-            account_id=revoked.account_id,
-            subject_kind="session",
-            subject_id=token.session_id,
-            reason=reason,
-            after={"method": request.method, "path": request.path[:200]},
-        )
+def _end_misused_session(tx: Tx, token: Token, *, reason: str, now: datetime) -> None:
+    sessions.end_misused(
+        tx,
+        token.session_id,
+        token.principal_id,
+        reason=reason,
+        request={"method": request.method, "path": request.path[:200]},
+        now=now,
+    )

@@ -17,6 +17,9 @@ EXTENSION: Final = "billing"
 STATEMENT_TIMEOUT_MS: Final = 5_000
 LOCK_TIMEOUT_MS: Final = 3_000
 
+# Used when an account spends that something is due of and no job has got to it, so seldom.
+DUE_CONNECTIONS: Final = 2
+
 
 class Services:
     """The settings of an application, and the connections of its process."""
@@ -27,12 +30,20 @@ class Services:
 
     @cached_property
     def _database(self) -> Database:
-        if self.settings.database_url is None:
+        return self._connected(self.settings.database_url, ActAs.API, pool_size=self.settings.api_threads)
+
+    @cached_property
+    def _due_database(self) -> Database:
+        url = self.settings.due_database_url or self.settings.database_url
+        return self._connected(url, ActAs.DUE, pool_size=DUE_CONNECTIONS)
+
+    def _connected(self, url: str | None, act_as: ActAs, *, pool_size: int) -> Database:
+        if url is None:
             raise NotReady("DATABASE_URL is not set and no embedded database was started")
         return Database(
-            self.settings.database_url,
-            act_as=ActAs.API,
-            pool_size=self.settings.api_threads,
+            url,
+            act_as=act_as,
+            pool_size=pool_size,
             application_name="billing-api",
             statement_timeout_ms=STATEMENT_TIMEOUT_MS,
             lock_timeout_ms=LOCK_TIMEOUT_MS,
@@ -47,6 +58,17 @@ class Services:
         """The pool of this process. Raises NotReady without a URL."""
         with self._lock:
             return self._database
+
+    @property
+    def due_database(self) -> Database:
+        """A second, small pool, for applying what is due of an account before it spends. Raises NotReady likewise."""
+        with self._lock:
+            return self._due_database
+
+    def dispose(self) -> None:
+        """Close the connections to the database."""
+        for database in (self.database, self.due_database):
+            database.dispose()
 
     @property
     def publisher(self) -> Publisher:

@@ -30,6 +30,11 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         None, description="PostgreSQL 15 or newer, `postgresql://user:password@host/db`; unset: embedded"
     )
+    due_database_url: str | None = Field(
+        None,
+        description="the same database for what is due when somebody spends, by a login that may act as `prepaid_due` "
+        "alone; unset: `DATABASE_URL`",
+    )
     broker_url: str | None = Field(
         None, description="Redis or RabbitMQ, `redis://host:6379/0` or `amqp://host//`; unset: embedded"
     )
@@ -159,7 +164,7 @@ class Settings(BaseSettings):
         None, description="`json` or `console`; unset: json in production"
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "due_database_url")
     @classmethod
     def _use_psycopg(cls, url: str | None) -> str | None:
         if url is None:

@@ -158,7 +158,7 @@ def _write_to(body: schemas.SignUpBody, password_hash: str, *, key: str | None) 
 def _open_signup(token: str) -> Row[Any]:
     signup_id = security.subject_of_token(services().settings, security.Purpose.CONFIRM_ADDRESS, token)
     with services().database.transaction() as tx:
-        signup = None if signup_id is None else signups.open_signup(tx, signup_id, now=utc_now())
+        signup = None if signup_id is None else signups.to_confirm(tx, signup_id, now=utc_now())
     if signup is None:
         raise NotFound("no signup waits for this token, or not any more")
     return signup

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from api import paging, schemas
 from api.access import Customer, Permission, customer
+from api.auth import transactions_of
 from api.routing import PREFIX, Answer, File, Routes, Streamed
 from api.schemas import (
     BalanceDocument,
@@ -64,7 +65,7 @@ def explain_transaction(tx: Tx, principal: Customer, path: schemas.LedgerPath) -
 def export_transactions(tx: Tx, principal: Customer) -> Streamed:
     """The whole ledger as it is now, oldest first. Text that a spreadsheet would take for a formula begins with `'`."""
     upto_seq = ledger.newest_seq(tx, principal.account_id)
-    chunks = ledger.as_csv(services().database, principal.account_id, upto_seq=upto_seq)
+    chunks = ledger.as_csv(transactions_of(principal), principal.account_id, upto_seq=upto_seq)
     return Streamed(chunks=chunks, content_type="text/csv; charset=utf-8", file_name="transactions.csv")
 
 

@@ -1,5 +1,7 @@
 """Invoices: checkout, and what is owed with how to pay it."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Row
@@ -7,6 +9,7 @@ from sqlalchemy import Row
 from api import paging, schemas
 from api.accept import Accepted, accept
 from api.access import Customer, Permission, customer
+from api.auth import transactions_of
 from api.routing import ACCEPTED, Routes
 from api.schemas import CheckoutDocument, InvoiceDocument, Page, PayableInvoiceDocument, PaymentInstructions
 from api.services import services
@@ -73,7 +76,8 @@ def read_invoice(tx: Tx, principal: Customer, path: schemas.InvoicePath) -> Paya
 )
 def check_out(principal: Customer, path: schemas.InvoicePath, body: schemas.CheckoutBody) -> CheckoutDocument:
     """Begin to pay an open invoice; again, it goes on with the same payment. The card's data never come here."""
-    with services().database.transaction() as tx:
+    transaction = transactions_of(principal)
+    with transaction() as tx:
         row = invoices.get(tx, principal.account_id, path.invoice_id)
     if row.status != InvoiceStatus.OPEN:
         raise InvoiceNotOpen("the invoice is paid or void", invoice_id=str(row.id))
@@ -81,7 +85,7 @@ def check_out(principal: Customer, path: schemas.InvoicePath, body: schemas.Chec
     if method is PaymentMethod.BANK_TRANSFER:
         return _checkout_document(row, method, payment_instructions=_instructions(row, services().settings))
     require_provider(method)
-    checkout = _begin_payment(row, method, save_payment_method=body.save_payment_method)
+    checkout = _begin_payment(transaction, row, method, save_payment_method=body.save_payment_method)
     return _checkout_document(
         row,
         method,
@@ -91,11 +95,16 @@ def check_out(principal: Customer, path: schemas.InvoicePath, body: schemas.Chec
     )
 
 
-def _begin_payment(row: Row[Any], method: PaymentMethod, *, save_payment_method: bool) -> Checkout:
+def _begin_payment(
+    transaction: Callable[[], AbstractContextManager[Tx]],
+    row: Row[Any],
+    method: PaymentMethod,
+    *,
+    save_payment_method: bool,
+) -> Checkout:
     """Ask the provider, outside of any transaction; what it begins is looked into whatever becomes of the browser."""
-    database = services().database
-    provider = provider_for(method, services().settings, database)
-    with database.transaction() as tx:
+    provider = provider_for(method, services().settings, services().database)
+    with transaction() as tx:
         known = charges.customer(tx, row.account_id, method)
         continues = checkouts.of_invoice(tx, row.id, method)
         name, email = accounts.get(tx, row.account_id).name, users.owner_email(tx, row.account_id)
@@ -103,7 +112,7 @@ def _begin_payment(row: Row[Any], method: PaymentMethod, *, save_payment_method:
         customer_ref = known.customer_ref
     else:
         customer_ref = provider.customer(row.account_id, name, email or "")
-        with database.transaction() as tx:
+        with transaction() as tx:
             customer_ref = charges.save_customer(tx, row.account_id, method, customer_ref)
     checkout = provider.checkout(
         CheckoutRequest(
@@ -117,7 +126,7 @@ def _begin_payment(row: Row[Any], method: PaymentMethod, *, save_payment_method:
             continues=continues,
         )
     )
-    with database.transaction() as tx:
+    with transaction() as tx:
         checkouts.open_checkout(
             tx,
             method,

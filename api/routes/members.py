@@ -146,6 +146,7 @@ def accept_invitation(body: schemas.AcceptInvitationBody) -> MemberDocument:
     if invitation_id is None:
         raise _no_such_invitation()
     with services().database.transaction() as tx:
+        members.admit_invited(tx, invitation_id, now=utc_now())
         found = members.open_invitation(tx, invitation_id, now=utc_now())
     if found is None:
         raise _no_such_invitation()
@@ -159,6 +160,7 @@ def accept_invitation(body: schemas.AcceptInvitationBody) -> MemberDocument:
 
 def _join(tx: Tx, invitation_id: UUID, password_hash: str) -> MemberDocument:
     now = utc_now()
+    members.admit_invited(tx, invitation_id, now=now)
     invitation = members.hold_open_invitation(tx, invitation_id, now=now)
     if invitation is None:
         raise _no_such_invitation()

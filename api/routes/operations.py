@@ -33,8 +33,12 @@ def read_operation(
     query: schemas.PollQuery,
 ) -> OperationDocument:
     """An operation: of the own account, for admins any, or by the poll token that a signup was answered with."""
+    poll_token = header.poll_token or query.poll_token
+    has_token = poll_token is not None and security.is_poll_token(services().settings, path.operation_id, poll_token)
+    if has_token:
+        operations.admit_anonymous(tx, path.operation_id)
     row = operations.get(tx, path.operation_id)
-    if not _may_read(row, principal, header.poll_token or query.poll_token):
+    if not _may_read(row, principal, has_token=has_token):
         raise NotFound("no such operation")
     return OperationDocument.of(row, **_facts(row))
 
@@ -84,9 +88,8 @@ def retry_operation(tx: Tx, principal: Admin, path: schemas.OperationPath) -> Ac
     )
 
 
-def _may_read(row: Row[Any], principal: Customer | Admin | None, poll_token: str | None) -> bool:
-    anonymous = row.principal_kind == PrincipalKind.ANONYMOUS
-    if anonymous and poll_token and security.is_poll_token(services().settings, row.id, poll_token):
+def _may_read(row: Row[Any], principal: Customer | Admin | None, *, has_token: bool) -> bool:
+    if has_token and row.principal_kind == PrincipalKind.ANONYMOUS:
         return True
     match principal:
         case Admin():

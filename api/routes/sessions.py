@@ -1,14 +1,12 @@
 """Signing in and out, for customers and for admins: two tables, two audiences, one way of doing it."""
 
-from collections.abc import Callable
 from datetime import datetime
 from http import HTTPStatus
 from math import ceil
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from msgspec.structs import asdict
-from sqlalchemy import Row
 
 from api import auth, paging, schemas
 from api.access import ADMIN, PUBLIC, REFRESH_TOKEN, Admin, Customer, customer
@@ -19,15 +17,13 @@ from api.services import services
 from api.throttle import Throttle
 from shared import security
 from shared.clock import utc_now
-from shared.db import admins, sessions, sign_ins, users
+from shared.db import sessions, sign_ins
 from shared.db.engine import Tx
 from shared.db.sessions import Audience
 from shared.errors import TooManyAttempts, Unauthenticated
 
 SIGN_IN_REFUSALS: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS)
 ANY_USER: Final = customer(None, users_only=True)
-
-ByEmail = Callable[[Tx, str], Row[Any] | None]
 
 routes = Routes("auth", about="Signing in, prolonging, signing out.")
 admin_routes = Routes("admin auth", about="The same for platform admins, who are no users.")
@@ -38,7 +34,7 @@ admin_routes = Routes("admin auth", about="The same for platform admins, who are
 )
 def log_in(body: LoginBody) -> TokensDocument:
     """Sign in as a user. After some failures from one network, the next attempt from there has to wait."""
-    return _log_in(Audience.CUSTOMER, users.by_email, body)
+    return _log_in(Audience.CUSTOMER, body)
 
 
 @routes.handle("POST", "/auth/refresh", needs=REFRESH_TOKEN, answer=TokensDocument, throttle=Throttle.REFRESH)
@@ -71,7 +67,7 @@ def list_sessions(tx: Tx, principal: Customer, query: schemas.PageQuery) -> Page
 )
 def log_in_admin(body: LoginBody) -> TokensDocument:
     """Sign in as an admin."""
-    return _log_in(Audience.ADMIN, admins.by_email, body)
+    return _log_in(Audience.ADMIN, body)
 
 
 @admin_routes.handle(
@@ -113,7 +109,7 @@ def _sessions(
     )
 
 
-def _log_in(audience: Audience, by_email: ByEmail, body: LoginBody) -> TokensDocument:
+def _log_in(audience: Audience, body: LoginBody) -> TokensDocument:
     """The same steps and the same work whether or not anybody has the address, and the same refusal."""
     settings = services().settings
     who = security.sign_in_digest(settings, audience, body.email)
@@ -121,7 +117,7 @@ def _log_in(audience: Audience, by_email: ByEmail, body: LoginBody) -> TokensDoc
     now = utc_now()
     with services().database.transaction() as tx:
         wait_until = sign_ins.begin(tx, who=who, network=network, now=now)
-        found = by_email(tx, body.email)
+        found = sign_ins.by_email(tx, audience, body.email)
     if wait_until is not None:
         raise _too_many(wait_until, now)
     # The hash is checked outside of any transaction: it takes long on purpose, and as long for nobody.
@@ -133,8 +129,7 @@ def _log_in(audience: Audience, by_email: ByEmail, body: LoginBody) -> TokensDoc
         new_hash = security.hash_password(settings, body.password)
     with services().database.transaction() as tx:
         if new_hash is not None:
-            store = admins if audience is Audience.ADMIN else users
-            store.rehash_password(tx, found.id, old_hash=found.password_hash, new_hash=new_hash)
+            sign_ins.rehash_password(tx, audience, found.id, old_hash=found.password_hash, new_hash=new_hash)
         sign_ins.succeed(tx, who=who, network=network, now=now)
         return TokensDocument(**asdict(auth.open_session(tx, audience, found.id, now=utc_now())))
 

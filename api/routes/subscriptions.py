@@ -6,6 +6,7 @@ from uuid import UUID
 from api import paging, schemas
 from api.accept import Accepted, accept
 from api.access import Customer, Permission, customer
+from api.auth import admit_again
 from api.routing import ACCEPTED, Routes
 from api.schemas import PeriodDocument, SubscriptionDocument, TimelineDocument, TimelineEntryDocument
 from api.services import services
@@ -45,6 +46,8 @@ def read_timeline(principal: Customer, query: schemas.TimelineQuery) -> Timeline
     not in it, and neither is what will be consumed.
     """
     with services().database.transaction() as tx:  # one of its own, to read a single instant
+        tx.read_one_instant()
+        admit_again(tx, principal)
         outlook = outlooks.read(tx, principal.account_id, services().settings, now=utc_now())
     until = horizon(outlook.now, query.until)
     entries, next_cursor = paging.timeline_page(

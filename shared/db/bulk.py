@@ -12,13 +12,21 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from shared.db.engine import Tx
+from shared.db.engine import Jsonb, Tx
 
 
 def insert_many(tx: Tx, table: str, types: Mapping[str, str], rows: Sequence[object]) -> None:
     """Insert `rows`. types: column → the column's exact type, for at least two columns."""
-    if rows:
-        tx.copy(f"COPY {table} ({', '.join(types)}) FROM STDIN (FORMAT BINARY)", types, map(attrgetter(*types), rows))
+    if not rows:
+        return
+    columns = ", ".join(types)
+    if tx.copies:
+        tx.copy(f"COPY {table} ({columns}) FROM STDIN (FORMAT BINARY)", types, map(attrgetter(*types), rows))
+    else:
+        tx.execute(
+            f"INSERT INTO {table} ({columns}) SELECT {columns} FROM unnest({_placeholders(types)}) AS v ({columns})",  # noqa: S608 (as in `insert_new`)
+            **_columns(types, rows),
+        )
 
 
 def insert_new(
@@ -105,5 +113,7 @@ def _columns(
         values: Iterable[Any] = derived[column] if column in derived else map(attrgetter(column), rows)
         if type_ == "text":  # psycopg dumps a list by the type of its first element: enums and strings must not mix
             values = (None if value is None else str(value) for value in values)
+        elif type_ == "jsonb":
+            values = map(Jsonb, values)
         columns[column] = list(values)
     return columns

@@ -31,6 +31,12 @@ SAMPLE_ROWS: Final = 20  # of the rows that break a rule, so many are returned; 
 CHUNK_ROWS: Final = 2_000
 TIMEOUT_MINUTES: Final = 30
 
+# Tables in which no row is an account's. Any other one is behind row-level security.
+NOBODYS_TABLES: Final = """
+    'plans', 'plan_assigners', 'test_clocks', 'invoice_numbers', 'job_runs', 'provider_events', 'sign_in_attempts',
+    'alembic_version', 'admission_secret'
+    """
+
 Broken = dict[str, Any]
 Search = Callable[[Tx, Rules], Iterator[Broken]]
 
@@ -657,6 +663,31 @@ CHECKS: Final = (
             )
             """,
         repair="ALTER TABLE <table_name> ENABLE TRIGGER <trigger_name>; a missing one is in migration 0001 or 0004.",
+    ),
+    Check(
+        name="tenants_kept_apart",
+        rule="Row-level security is in force: the API's role sees what a transaction was let in to, and does not write "
+        "the ledger, grants, periods, payments, subscriptions and balances.",
+        sql=f"""
+            SELECT c.relname AS table_name, 'row-level security is off' AS wrong FROM pg_class c
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relrowsecurity
+              AND c.relname NOT IN ({NOBODYS_TABLES})
+            UNION ALL
+            SELECT tablename, policyname || ' lets everybody in' FROM pg_policies
+            WHERE schemaname = 'public' AND NOT 'prepaid_worker' = ANY (roles) AND qual = 'true'
+            UNION ALL
+            SELECT t.name, role || ' may write it' FROM (VALUES
+                ('credit_transactions'), ('credit_grants'), ('subscription_periods'), ('payments'), ('subscriptions'),
+                ('accounts')
+            ) AS t (name), to_regrole('prepaid_api') AS role
+            WHERE has_any_column_privilege(role, t.name, 'INSERT, UPDATE')
+               OR has_table_privilege(role, t.name, 'DELETE')
+            UNION ALL
+            SELECT NULL, rolname || ' passes policies by' FROM pg_roles
+            WHERE rolname IN ('prepaid_api', 'prepaid_due') AND (rolbypassrls OR rolsuper)
+            """,  # noqa: S608 (a constant of this module)
+        repair="ALTER TABLE <table_name> ENABLE ROW LEVEL SECURITY, drop the policy, revoke the privilege or take the "
+        "attribute away: migration 0010 says how it should be.",
     ),
     Check(
         name="grant_within_its_amount",

@@ -45,7 +45,8 @@ class Asker(Protocol):
     def ask(self, call: str, /, **params: Any) -> Any:
         """One row: `account_id`, and what `call` answers.
 
-        call: a function of the database, which may use `asker.account_id` and `asker.id`, as whom the asker acts.
+        call: a function of the database, which may use `asker.account_id`, or what finds the account in its place, and
+        `asker.id`, as whom the asker acts.
         """
 
     def catch_up(self, account_id: UUID, *, now: datetime) -> None:
@@ -248,7 +249,7 @@ def place_hold(asker: Asker, amount: int, *, key: str, ttl_seconds: int, now: da
     row = _answer(
         asker,
         """
-        (SELECT p.outcome, to_jsonb(p.hold) AS hold, p.balance_credits, p.available_credits, p.replayed FROM place_hold(
+        (SELECT p.*, to_jsonb(p.hold) AS hold_document FROM place_hold(
              asker.account_id, %(new_id)s, %(amount)s, %(key)s, %(ttl_seconds)s, %(now)s, %(due_applied)s
          ) p)
         """,
@@ -258,7 +259,7 @@ def place_hold(asker: Asker, amount: int, *, key: str, ttl_seconds: int, now: da
         ttl_seconds=ttl_seconds,
     )
     _require(row, "held", requested=amount)
-    return PlacedHold(msgspec.convert(row.hold, Hold), row.replayed)
+    return PlacedHold(msgspec.convert(row.hold_document, Hold), row.replayed)
 
 
 def capture_hold(asker: Asker, hold_id: UUID, amount: int, *, now: datetime) -> Consumption:
@@ -283,14 +284,14 @@ def release_hold(asker: Asker, hold_id: UUID, *, now: datetime) -> PlacedHold:
     row = _answer(
         asker,
         """
-        (SELECT r.outcome, to_jsonb(r.hold) AS hold, r.replayed
+        (SELECT r.*, to_jsonb(r.hold) AS hold_document
          FROM release_hold(asker.account_id, %(hold_id)s, %(now)s) r)
         """,
         now=now,
         hold_id=hold_id,
     )
     _require(row, "released", requested=None)
-    return PlacedHold(msgspec.convert(row.hold, Hold), row.replayed)
+    return PlacedHold(msgspec.convert(row.hold_document, Hold), row.replayed)
 
 
 def adjust(

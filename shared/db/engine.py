@@ -103,6 +103,15 @@ class Tx:
         self.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
     @property
+    def copies(self) -> bool:
+        """Whether rows can come by COPY. Of whoever is under row-level security PostgreSQL takes INSERT alone."""
+        info = self.connection.info  # of the pooled connection, which acts as one role for as long as it lives
+        if "copies" not in info:
+            info["copies"] = self.connection.exec_driver_sql("SELECT NOT row_security_active('accounts')").scalar_one()
+        copies: bool = info["copies"]
+        return copies
+
+    @property
     def _driver(self) -> psycopg.Connection[Any]:
         connection = self.connection.connection.driver_connection
         assert isinstance(connection, psycopg.Connection)  # noqa: S101 - narrows what SQLAlchemy leaves open
@@ -116,9 +125,10 @@ class Tx:
 
 
 class ActAs(StrEnum):
-    """What a process may do in the database, whoever it signed in as; migration 0005 says what that is."""
+    """What a process may do in the database, whoever it signed in as; migration 0010 says what that is."""
 
-    API = "prepaid_api"
+    API = "prepaid_api"  # sees what the transaction was let in to, and spends by functions
+    DUE = "prepaid_due"  # applies what is due of the account that the transaction was let in to
     WORKER = "prepaid_worker"
 
 

@@ -1,18 +1,21 @@
 """The ledger as it is read: rows with all that explains them, what became of each grant, and all of it in chunks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from sqlalchemy import Row
 
-from shared.db.engine import Database, Tx
+from shared.db.engine import Tx
 from shared.domain import export
 from shared.domain.explanation import Explanation, GrantStatement
 from shared.errors import NotFound
 
 CHUNK: Final = 1_000
+
+Transactions = Callable[[], AbstractContextManager[Tx]]
 
 # One statement, so that all of it is of one instant; every part finds its rows by an index. A seed's opening row is
 # known by its month, an adjustment's by its operation. A period was paid by the invoice that names it, or by the one
@@ -155,15 +158,15 @@ def newest_seq(tx: Tx, account_id: UUID) -> int:
     return seq
 
 
-def in_chunks(database: Database, account_id: UUID, *, upto_seq: int) -> Iterator[Sequence[Row[Any]]]:
+def in_chunks(transaction: Transactions, account_id: UUID, *, upto_seq: int) -> Iterator[Sequence[Row[Any]]]:
     """The account's ledger up to a row, oldest first, with its grants.
 
-    Each chunk is a transaction of its own, and none is open between two: the ledger is only appended to, so rows up
-    to one that exists are the same whenever they are read. They are numbered without a gap, so a range of numbers is
-    a chunk, whatever the planner thinks of it.
+    transaction: opens one that may read the account. Each chunk has one of its own, and none is open between two: the
+    ledger is only appended to, so rows up to one that exists are the same whenever they are read. They are numbered
+    without a gap, so a range of numbers is a chunk, whatever the planner thinks of it.
     """
     for after_seq in range(0, upto_seq, CHUNK):
-        with database.transaction() as tx:
+        with transaction() as tx:
             rows = tx.rows(
                 """
                 SELECT t.seq, t.effective_at, t.created_at AS recorded_at, t.kind, t.amount, t.balance_after,
@@ -180,8 +183,8 @@ def in_chunks(database: Database, account_id: UUID, *, upto_seq: int) -> Iterato
         yield rows
 
 
-def as_csv(database: Database, account_id: UUID, *, upto_seq: int) -> Iterator[str]:
+def as_csv(transaction: Transactions, account_id: UUID, *, upto_seq: int) -> Iterator[str]:
     """The same as CSV, in pieces of many lines."""
     yield export.heading()
-    for rows in in_chunks(database, account_id, upto_seq=upto_seq):
+    for rows in in_chunks(transaction, account_id, upto_seq=upto_seq):
         yield export.lines(rows)

@@ -130,6 +130,11 @@ _OPEN_INVITATION: Final = """
     """
 
 
+def admit_invited(tx: Tx, invitation_id: UUID, *, now: datetime) -> None:
+    """Let the transaction in to the account of an invitation, if it can be accepted now."""
+    tx.execute("SELECT admit_invitation(%(id)s, %(now)s)", id=invitation_id, now=now)
+
+
 def open_invitation(tx: Tx, invitation_id: UUID, *, now: datetime) -> Row[Any] | None:
     """An invitation that can be accepted now, with the name of its account."""
     return tx.maybe(_OPEN_INVITATION, id=invitation_id, now=now)

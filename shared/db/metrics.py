@@ -1,4 +1,7 @@
-"""What is measured in the database: a handful of queries, each an index probe or a small set."""
+"""What is measured in the database: a handful of functions, each an index probe or a small set.
+
+They tell counts and instants of all accounts together, so whoever may call them need not see any (migration 0010).
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,15 +19,7 @@ DRIFT_SAMPLE_ACCOUNTS: Final = 20_000
 
 def unfinished_operations(tx: Tx) -> Sequence[Row[Any]]:
     """Operations that are pending or dead by kind: how many, and since when the oldest waits."""
-    return tx.rows(
-        """
-        SELECT kind, status, count(*) AS operations, min(created_at) AS oldest_at
-        FROM operations WHERE status = 'pending' GROUP BY kind, status
-        UNION ALL
-        SELECT kind, status, count(*), min(created_at)
-        FROM operations WHERE status = 'dead' GROUP BY kind, status
-        """
-    )
+    return tx.rows("SELECT * FROM measure_unfinished_operations()")
 
 
 def operations_since(tx: Tx, first_id: UUID) -> Sequence[Row[Any]]:
@@ -32,15 +27,7 @@ def operations_since(tx: Tx, first_id: UUID) -> Sequence[Row[Any]]:
 
     Ids sort by time, so no history is read.
     """
-    return tx.rows(
-        """
-        SELECT kind, status, count(*) AS operations,
-               extract(epoch FROM avg(finished_at - created_at))::float8 AS mean_seconds,
-               extract(epoch FROM max(finished_at - created_at))::float8 AS longest_seconds
-        FROM operations WHERE id >= %(id)s GROUP BY kind, status
-        """,
-        id=first_id,
-    )
+    return tx.rows("SELECT * FROM measure_operations_since(%(id)s)", id=first_id)
 
 
 def waiting_operations(tx: Tx) -> Sequence[Row[Any]]:
@@ -97,44 +84,32 @@ def clock(tx: Tx) -> datetime:
 def earliest_transitions(tx: Tx) -> Sequence[Row[Any]]:
     """The earliest scheduled transition of each kind among accounts that the beat jobs see."""
     return tx.rows(
-        """
-        SELECT t.transition, (
-            SELECT min(a.next_transition_at) FROM accounts a
-            WHERE a.next_transition = t.transition AND a.next_transition_at IS NOT NULL
-              AND a.test_clock_id IS NULL AND a.parked_at IS NULL AND a.deleted_at IS NULL
-        ) AS at
-        FROM unnest(%(transitions)s::text[]) AS t (transition)
-        """,
+        "SELECT t AS transition, measure_earliest_transition(t) AS at FROM unnest(%(transitions)s::text[]) AS t",
         transitions=[str(transition) for transition in Transition],
     )
 
 
 def earliest_hold_expiry(tx: Tx) -> datetime | None:
     """When the first open hold of an account on the wall clock expires, or has expired."""
-    at: datetime | None = tx.scalar(
-        """
-        SELECT min(h.expires_at) FROM holds h JOIN accounts a ON a.id = h.account_id AND a.test_clock_id IS NULL
-        WHERE h.status = 'open'
-        """
-    )
+    at: datetime | None = tx.scalar("SELECT measure_earliest_hold_expiry()")
     return at
 
 
 def earliest_checkout_to_ask(tx: Tx) -> datetime | None:
     """When the provider is, or was, to be asked about the first payment that a customer may be making."""
-    at: datetime | None = tx.scalar("SELECT min(next_ask_at) FROM checkouts WHERE next_ask_at IS NOT NULL")
+    at: datetime | None = tx.scalar("SELECT measure_earliest_checkout_to_ask()")
     return at
 
 
 def earliest_unsent(tx: Tx) -> datetime | None:
     """When the first pending operation is, or was, to be sent again."""
-    at: datetime | None = tx.scalar("SELECT min(next_send_at) FROM operations WHERE status = 'pending'")
+    at: datetime | None = tx.scalar("SELECT measure_earliest_unsent()")
     return at
 
 
 def parked_accounts(tx: Tx) -> int:
     """How many accounts wait for somebody to look at them."""
-    count: int = tx.scalar("SELECT count(*) FROM accounts WHERE parked_at IS NOT NULL")
+    count: int = tx.scalar("SELECT measure_parked_accounts()")
     return count
 
 
@@ -145,12 +120,6 @@ def ledger_drift_credits(tx: Tx) -> int:
     the command line's `check` compares all of them with all of the ledger.
     """
     accounts: float = tx.scalar("SELECT greatest(reltuples, 1) FROM pg_class WHERE oid = 'accounts'::regclass")
-    drift: int = tx.scalar(
-        """
-        SELECT coalesce(sum(abs(a.balance_credits - coalesce(t.balance_after, 0))), 0)::bigint
-        FROM accounts a TABLESAMPLE SYSTEM (%(percent)s)
-        LEFT JOIN credit_transactions t ON t.account_id = a.id AND t.seq = a.ledger_seq
-        """,
-        percent=min(100.0, 100.0 * DRIFT_SAMPLE_ACCOUNTS / accounts),
-    )
+    percent = min(100.0, 100.0 * DRIFT_SAMPLE_ACCOUNTS / accounts)
+    drift: int = tx.scalar("SELECT measure_ledger_drift(%(percent)s::float4)", percent=percent)
     return drift

@@ -23,6 +23,10 @@ from shared.errors import BacklogFull, BillingError, IdempotencyKeyReused, NotFo
 ToSend = tuple[UUID, OperationKind]
 
 KNOWN_KINDS: Final = [str(kind) for kind in OperationKind]
+# What became of an operation. What was asked stays between whoever asked and the workers: passwords may be on the way.
+_COLUMNS: Final = """id, kind, status, payload_version, account_id, principal_kind, principal_id, idempotency_scope,
+    idempotency_key, request_hash, attempts, next_send_at, sends, result, problem, last_error, created_at,
+    finished_at"""
 
 
 def accept(
@@ -47,6 +51,8 @@ def accept(
     earlier_hashes: by which the same request may have been written down before.
     Raises IdempotencyKeyReused when the key was used for another body.
     """
+    if principal_kind is PrincipalKind.ANONYMOUS:
+        admit_anonymous(tx, operation_id)
     inserted = tx.maybe(
         """
         INSERT INTO operations (id, kind, status, payload, payload_version, account_id, principal_kind, principal_id,
@@ -71,6 +77,8 @@ def accept(
     )
     if inserted is not None:
         return operation_id, False
+    if principal_kind is PrincipalKind.ANONYMOUS:
+        tx.execute("SELECT admit_operation_of_key(%(scope)s, %(key)s)", scope=idempotency_scope, key=idempotency_key)
     existing = tx.one(
         "SELECT id, request_hash FROM operations WHERE idempotency_scope = %(scope)s AND idempotency_key = %(key)s",
         scope=idempotency_scope,
@@ -317,12 +325,23 @@ def waiting_since(tx: Tx, account_ids: Sequence[UUID]) -> dict[UUID, datetime]:
     return {row.account_id: row.since for row in rows}
 
 
+def admit_anonymous(tx: Tx, operation_id: UUID) -> None:
+    """Let the transaction in to an operation that nobody signed in for, and to nothing else."""
+    tx.execute("SELECT admit_operation(%(id)s)", id=operation_id)
+
+
 def get(tx: Tx, operation_id: UUID) -> Row[Any]:
-    """The row, for whoever may see it. Raises NotFound."""
-    row = tx.maybe("SELECT * FROM operations WHERE id = %(id)s", id=operation_id)
+    """The row without what was asked, for whoever may see it. Raises NotFound."""
+    row = tx.maybe(f"SELECT {_COLUMNS} FROM operations WHERE id = %(id)s", id=operation_id)  # noqa: S608 (a constant of this module)
     if row is None:
         raise NotFound("no such operation")
     return row
+
+
+def payload_of(tx: Tx, operation_id: UUID) -> dict[str, Any]:
+    """What was asked, for whoever may know it: workers and operators."""
+    payload: dict[str, Any] = tx.scalar("SELECT payload FROM operations WHERE id = %(id)s", id=operation_id)
+    return payload
 
 
 def page(
@@ -335,7 +354,7 @@ def page(
     if kind is not None:
         conditions.append("kind = %(kind)s")
     return tx.rows(
-        f"SELECT * FROM operations WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT %(limit)s",  # noqa: S608 (constants of this function)
+        f"SELECT {_COLUMNS} FROM operations WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT %(limit)s",  # noqa: S608 (constants of this module)
         status=str(status),
         kind=str(kind),
         before=before,

@@ -54,6 +54,11 @@ def _asked(tx: Tx, provider: PaymentMethod, event: ProviderEvent) -> tuple[Opera
     if event.kind is ProviderEventKind.OTHER or event.external_payment_id is None:
         return NOT_OURS
     if event.kind is ProviderEventKind.REFUND:
+        tx.execute(
+            "SELECT admit_payer_of(%(provider)s, %(external_id)s)",
+            provider=str(provider),
+            external_id=event.external_payment_id,
+        )
         # It may come before the news that the payment succeeded; then following it waits for that.
         refunded = tx.maybe(
             """
@@ -74,6 +79,7 @@ def _asked(tx: Tx, provider: PaymentMethod, event: ProviderEvent) -> tuple[Opera
         return OperationKind.FOLLOW_REFUNDS, refunded.account_id, follow
     if event.account_id is None or event.invoice_id is None:
         return NOT_OURS
+    tx.execute("SELECT admit_payer(%(account_id)s, %(id)s)", account_id=event.account_id, id=event.invoice_id)
     known = tx.maybe(
         "SELECT id FROM invoices WHERE id = %(id)s AND account_id = %(account_id)s",
         id=event.invoice_id,

@@ -6,32 +6,13 @@ A session is a row, so its end is known to every process at the next request.
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
 
-from shared.db.engine import Tx
-
-# What the gate asks of an account `a`; `account_at` is the instant in which it lives.
-GATE_COLUMNS: Final = "a.status, a.access_ends_at, account_now(a.id, %(now)s) AS account_at"
-
-# How many requests the plan of an account `a` allows a minute; NULL without a subscription.
-LIMIT_COLUMN: Final = """(
-    SELECT p.requests_per_minute FROM subscriptions n JOIN plans p ON p.id = n.plan_id
-    WHERE n.account_id = a.id AND n.status <> 'ended'
-    ) AS requests_per_minute"""
-
-_OF_LIVE_USER: Final = """
-    FROM sessions s
-    JOIN users u ON u.id = s.user_id AND u.deleted_at IS NULL
-    JOIN accounts a ON a.id = u.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
-    WHERE s.id = %(session_id)s AND s.user_id = %(user_id)s AND s.audience = 'customer'
-      AND s.revoked_at IS NULL AND s.expires_at > %(now)s
-    """
-
-# The user behind a live session, for statements that go on from there.
-LIVE_USER: Final = f"SELECT u.id, u.account_id, u.role, {LIMIT_COLUMN} {_OF_LIVE_USER}"
+from shared.db.engine import Jsonb, Tx
+from shared.ids import new_id
 
 
 class Audience(StrEnum):
@@ -52,16 +33,12 @@ class Rotation(StrEnum):
 def create(
     tx: Tx, *, session_id: UUID, audience: Audience, principal_id: UUID, now: datetime, expires_at: datetime
 ) -> None:
-    """Somebody signed in. `principal_id` is a user's or an admin's, as the audience says."""
+    """Somebody signed in, and is let in by that. `principal_id` is a user's or an admin's, as the audience says."""
     tx.execute(
-        """
-        INSERT INTO sessions (id, audience, user_id, admin_id, created_at, expires_at)
-        VALUES (%(id)s, %(audience)s, %(user_id)s, %(admin_id)s, %(now)s, %(expires_at)s)
-        """,
+        "SELECT open_session(%(id)s, %(audience)s, %(principal_id)s, %(now)s, %(expires_at)s)",
         id=session_id,
         audience=str(audience),
-        user_id=principal_id if audience is Audience.CUSTOMER else None,
-        admin_id=principal_id if audience is Audience.ADMIN else None,
+        principal_id=principal_id,
         now=now,
         expires_at=expires_at,
     )
@@ -80,35 +57,37 @@ def add_refresh_token(tx: Tx, *, refresh_token_id: UUID, session_id: UUID, expir
 def use_refresh_token(
     tx: Tx, *, refresh_token_id: UUID, session_id: UUID, now: datetime
 ) -> tuple[Rotation, datetime | None]:
-    """Use the token up; what came of it, and when the session ends.
-
-    The session's lock makes two uses of one token take turns, so the second is seen to be one.
-    """
-    tx.execute("SELECT 1 FROM sessions WHERE id = %(id)s FOR UPDATE", id=session_id)
-    row = tx.maybe(
-        """
-        SELECT r.used_at, r.expires_at, s.revoked_at, s.expires_at AS session_expires_at
-        FROM refresh_tokens r JOIN sessions s ON s.id = r.session_id
-        WHERE r.id = %(id)s AND r.session_id = %(session_id)s
-        """,
+    """Use the token up; what came of it, and when the session ends if it goes on."""
+    row = tx.one(
+        "SELECT * FROM use_refresh_token(%(id)s, %(session_id)s, %(now)s)",
         id=refresh_token_id,
         session_id=session_id,
+        now=now,
     )
-    if row is None or row.revoked_at is not None or min(row.expires_at, row.session_expires_at) <= now:
-        return Rotation.INVALID, None
-    if row.used_at is not None:
-        return Rotation.REUSED, None
-    tx.execute("UPDATE refresh_tokens SET used_at = %(now)s WHERE id = %(id)s", id=refresh_token_id, now=now)
-    return Rotation.ROTATED, row.session_expires_at
+    return Rotation(row.outcome), row.session_expires_at
 
 
-def revoke(tx: Tx, session_id: UUID, *, reason: str, now: datetime) -> Row[Any] | None:
-    """End a session with all its tokens; its user's account, or None when it had ended before."""
-    return tx.maybe(
+def end_misused(
+    tx: Tx, session_id: UUID, principal_id: UUID, *, reason: str, request: dict[str, Any], now: datetime
+) -> None:
+    """End the session of a token that was misused, whoever presents it; the audit log says by which request."""
+    tx.execute(
+        "SELECT end_misused_session(%(id)s, %(principal_id)s, %(reason)s, %(now)s, %(audit_id)s, %(request)s)",
+        id=session_id,
+        principal_id=principal_id,
+        reason=reason,
+        now=now,
+        audit_id=new_id(),
+        request=Jsonb(request),
+    )
+
+
+def revoke(tx: Tx, session_id: UUID, *, reason: str, now: datetime) -> None:
+    """End a session with all its tokens; one that had ended stays as it is."""
+    tx.execute(
         """
-        UPDATE sessions s SET revoked_at = %(now)s, revoked_reason = %(reason)s
+        UPDATE sessions SET revoked_at = %(now)s, revoked_reason = %(reason)s
         WHERE id = %(id)s AND revoked_at IS NULL
-        RETURNING (SELECT u.account_id FROM users u WHERE u.id = s.user_id) AS account_id
         """,
         id=session_id,
         reason=reason,
@@ -152,9 +131,9 @@ def page(tx: Tx, audience: Audience, principal_id: UUID, *, before: UUID, limit:
 
 
 def live_user(tx: Tx, session_id: UUID, user_id: UUID, *, now: datetime) -> Row[Any] | None:
-    """The user behind a live session with what the gate asks of the account, in one query."""
+    """The user behind a live session with what the gate asks of the account, to which the transaction is let in."""
     return tx.maybe(
-        f"SELECT u.id, u.role, u.account_id, {GATE_COLUMNS}, {LIMIT_COLUMN} {_OF_LIVE_USER}",
+        "SELECT * FROM admit_user(%(session_id)s, %(user_id)s, %(now)s)",
         session_id=session_id,
         user_id=user_id,
         now=now,
@@ -162,13 +141,9 @@ def live_user(tx: Tx, session_id: UUID, user_id: UUID, *, now: datetime) -> Row[
 
 
 def live_admin(tx: Tx, session_id: UUID, admin_id: UUID, *, now: datetime) -> Row[Any] | None:
-    """The admin behind a live session."""
+    """The admin behind a live session; the transaction is let in to what admins see and ask."""
     return tx.maybe(
-        """
-        SELECT d.id FROM sessions s JOIN admins d ON d.id = s.admin_id AND d.disabled_at IS NULL
-        WHERE s.id = %(session_id)s AND s.admin_id = %(admin_id)s AND s.audience = 'admin'
-          AND s.revoked_at IS NULL AND s.expires_at > %(now)s
-        """,
+        "SELECT id FROM admit_admin(%(session_id)s, %(admin_id)s, %(now)s)",
         session_id=session_id,
         admin_id=admin_id,
         now=now,

@@ -1,8 +1,15 @@
-"""Sign-ins that failed, counted for each address and network; shared by all API processes, and forgotten in time."""
+"""Signing in by address and password, and what failed of it: counted for each address and network, by all API
+processes together, and forgotten in time.
+"""
 
 from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
 
 from shared.db.engine import Tx
+from shared.db.sessions import Audience
 from shared.domain.sign_in import (
     FAILURES_COUNT_FOR,
     FAILURES_OF_ALL_COUNT_FOR,
@@ -70,6 +77,22 @@ def begin(tx: Tx, *, who: bytes, network: str, now: datetime) -> datetime | None
         expires_at=now + FAILURES_COUNT_FOR,
     )
     return None
+
+
+def by_email(tx: Tx, audience: Audience, email: str) -> Row[Any] | None:
+    """Who signs in with this (normalised) address, with the hash of the password, which nothing else reads."""
+    return tx.maybe("SELECT * FROM sign_in_by_email(%(audience)s, %(email)s)", audience=str(audience), email=email)
+
+
+def rehash_password(tx: Tx, audience: Audience, principal_id: UUID, *, old_hash: str, new_hash: str) -> None:
+    """Keep the same password under another hash, unless it was changed in the meantime."""
+    tx.execute(
+        "SELECT rehash_password(%(audience)s, %(id)s, %(old_hash)s, %(new_hash)s)",
+        audience=str(audience),
+        id=principal_id,
+        old_hash=old_hash,
+        new_hash=new_hash,
+    )
 
 
 def succeed(tx: Tx, *, who: bytes, network: str, now: datetime) -> None:

@@ -40,8 +40,15 @@ def create(
 
 
 def open_signup(tx: Tx, signup_id: UUID, *, now: datetime) -> Row[Any] | None:
-    """A signup that can be confirmed now."""
-    return tx.maybe("SELECT * FROM signups WHERE id = %(id)s AND expires_at > %(now)s", id=signup_id, now=now)
+    """A signup that can be confirmed now, for whoever writes to it."""
+    return tx.maybe(
+        "SELECT id, email, expires_at FROM signups WHERE id = %(id)s AND expires_at > %(now)s", id=signup_id, now=now
+    )
+
+
+def to_confirm(tx: Tx, signup_id: UUID, *, now: datetime) -> Row[Any] | None:
+    """The same with all that an account is made of, and the hash that the password is held against."""
+    return tx.maybe("SELECT * FROM signup_to_confirm(%(id)s, %(now)s)", id=signup_id, now=now)
 
 
 def forget(tx: Tx, *, now: datetime, limit: int) -> int:

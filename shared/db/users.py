@@ -9,10 +9,10 @@ from shared.db.engine import Tx
 
 
 def by_email(tx: Tx, email: str) -> Row[Any] | None:
-    """Who signs in with this (normalised) address, with the hash of the password."""
+    """Who signs in with this (normalised) address."""
     return tx.maybe(
         """
-        SELECT u.id, u.account_id, u.password_hash FROM users u
+        SELECT u.id, u.account_id FROM users u
         JOIN accounts a ON a.id = u.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
         WHERE u.email = %(email)s AND u.deleted_at IS NULL
         """,
@@ -30,13 +30,3 @@ def owner_email(tx: Tx, account_id: UUID) -> str | None:
         account_id=account_id,
     )
     return None if row is None else row.email
-
-
-def rehash_password(tx: Tx, user_id: UUID, *, old_hash: str, new_hash: str) -> None:
-    """Keep the same password under another hash, unless it was changed in the meantime."""
-    tx.execute(
-        "UPDATE users SET password_hash = %(new_hash)s WHERE id = %(id)s AND password_hash = %(old_hash)s",
-        id=user_id,
-        old_hash=old_hash,
-        new_hash=new_hash,
-    )

@@ -137,6 +137,13 @@ class Engine:
         with self.database.transaction() as tx:
             return tx.scalar(sql, **params)
 
+    def tables_behind_the_wall(self) -> list[str]:
+        with self.database.transaction() as tx:
+            rows = tx.rows(
+                "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relrowsecurity"
+            )
+        return [row.relname for row in rows]
+
     def sign_up(self, **terms: Any) -> Customer:
         """A customer on the wall clock, in the trial, whose owner's password is PASSWORD."""
         with self.database.transaction() as tx:
@@ -207,7 +214,7 @@ def app(settings: Settings) -> Iterator[Flask]:
     """The application on this worker's database."""
     app = create_app(settings.model_copy(update={"api_threads": 4}))
     yield app
-    app.extensions[EXTENSION].database.dispose()
+    app.extensions[EXTENSION].dispose()
 
 
 @pytest.fixture(scope="session")
@@ -240,10 +247,15 @@ def customer(api: Api, engine: Engine, ada: Customer) -> Api:
     return engine.signed_in(api, ada)
 
 
-@pytest.fixture
-def stranger(api: Api, engine: Engine) -> Api:
-    """The API for the owner of another account."""
-    return engine.signed_in(api, engine.sign_up())
+@pytest.fixture(params=[True, False], ids=["both walls", "scoped queries alone"])
+def stranger(request: pytest.FixtureRequest, api: Api, engine: Engine) -> Iterator[Api]:
+    """The API for the owner of another account; then without row-level security, which would hide a missing scope."""
+    walled = [] if request.param else engine.tables_behind_the_wall()
+    for table in walled:
+        engine.execute_sql(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+    yield engine.signed_in(api, engine.sign_up())
+    for table in walled:
+        engine.execute_sql(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
 
 
 @pytest.fixture

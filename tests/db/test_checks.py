@@ -480,6 +480,32 @@ BREAKS = [
             ("sites", "site_never_removed"),
         ]
     ),
+    case(
+        "tenants_kept_apart",
+        "off",
+        "ALTER TABLE credit_transactions DISABLE ROW LEVEL SECURITY",
+        "SELECT 'credit_transactions'",
+    ),
+    case(
+        "tenants_kept_apart",
+        "a table without it",
+        "CREATE TABLE notes (id uuid PRIMARY KEY, account_id uuid)",
+        "SELECT 'notes'",
+    ),
+    case(
+        "tenants_kept_apart",
+        "open to all",
+        "CREATE POLICY open ON invoices TO prepaid_api USING (true)",
+        "SELECT 'invoices'",
+    ),
+    *(
+        case("tenants_kept_apart", privilege, f"GRANT {privilege} TO prepaid_api", f"SELECT '{table}'")
+        for privilege, table in [
+            ("INSERT ON credit_transactions", "credit_transactions"),
+            ("UPDATE (balance_credits) ON accounts", "accounts"),
+            ("DELETE ON payments", "payments"),
+        ]
+    ),
     *(
         case(
             "grant_within_its_amount",

@@ -158,7 +158,7 @@ def test_an_owner_who_may_become_both_migrates_and_acts(
     template: str, servers: Settings, owner: tuple[Composed, str]
 ) -> None:
     role, url = owner
-    granted(servers, role, "GRANT prepaid_api, prepaid_worker TO {}")
+    granted(servers, role, "GRANT prepaid_api, prepaid_due, prepaid_worker TO {}")
     run.upgrade(url)
     for act_as in ActAs:
         database = Database(url, act_as=act_as)
@@ -171,7 +171,7 @@ def test_an_owner_who_may_make_roles_migrates_and_acts(
     template: str, servers: Settings, owner: tuple[Composed, str]
 ) -> None:
     role, url = owner
-    granted(servers, role, "GRANT prepaid_api, prepaid_worker TO {} WITH ADMIN OPTION")
+    granted(servers, role, "GRANT prepaid_api, prepaid_due, prepaid_worker TO {} WITH ADMIN OPTION")
     run.upgrade(url)
     database = Database(url, act_as=ActAs.WORKER)
     with database.transaction() as tx:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from shared.config import Settings, get_settings
-from shared.db.engine import Database
+from shared.db.engine import ActAs, Database
 from shared.messages import Job
 from tests.office import Office
 from workers.cli import app
@@ -36,7 +36,7 @@ def celery_app(settings: Settings) -> Celery:
 
 @pytest.fixture(scope="session")
 def worker_database(settings: Settings) -> Iterator[Database]:
-    database = Database(str(settings.database_url), pool_size=4, application_name="tests-worker")
+    database = Database(str(settings.database_url), act_as=ActAs.WORKER, pool_size=4, application_name="tests-worker")
     yield database
     database.dispose()
 

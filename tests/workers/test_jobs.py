@@ -240,7 +240,7 @@ def test_one_account_that_fails_is_parked_and_the_others_go_on(worker: Worker, o
 
 def test_a_transient_fault_parks_nobody(worker: Worker, office: Office) -> None:
     trial(office)
-    office.change("CREATE SEQUENCE faults")
+    office.change("CREATE SEQUENCE faults; GRANT USAGE ON SEQUENCE faults TO prepaid_worker")
     office.change(
         """
         CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -277,7 +277,8 @@ def test_a_refusal_is_an_answer(worker: Worker, office: Office, accept: Accept, 
     assert (row.status, row.problem["code"], row.attempts, row.next_send_at) == ("failed", code, 1, None)
     assert row.problem["detail"]
     assert row.finished_at is not None
-    assert "password_hash" not in row.payload
+    asked = office.row("SELECT payload FROM operations WHERE id = %(id)s", id=operation_id)
+    assert "password_hash" not in asked.payload
     assert office.dump("operations", "payments", "events") == before
     failures = office.rows("SELECT data FROM events WHERE kind = 'payment.failed'")
     assert len(failures) == len(office.rows("SELECT FROM payments"))
@@ -390,6 +391,7 @@ def test_one_that_kills_every_worker_is_dead_in_the_end(worker: Worker, office: 
 
 FAULTS = """
     CREATE SEQUENCE faults;
+    GRANT USAGE ON SEQUENCE faults TO prepaid_worker;
     CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF nextval('faults') <= {times} THEN

@@ -72,7 +72,7 @@ def _print_csv(here: Session, who: str) -> None:
     with here.database.transaction() as tx:
         account_id = account_id_of(tx, who)
         upto_seq = ledger.newest_seq(tx, account_id)
-    for chunk in ledger.as_csv(here.database, account_id, upto_seq=upto_seq):
+    for chunk in ledger.as_csv(here.database.transaction, account_id, upto_seq=upto_seq):
         typer.echo(chunk, nl=False)
 
 

@@ -43,7 +43,7 @@ def list_operations(
 def show_operation(operation_id: UUID, *, as_json: AsJson = False) -> None:
     """Show an operation: what was asked, by whom, and what has become of it."""
     with session() as here, here.database.transaction() as tx:
-        row = _without_secrets(operations.get(tx, operation_id))
+        row = _without_secrets(operations.get(tx, operation_id), operations.payload_of(tx, operation_id))
     if as_json:
         print_json(row)
     else:
@@ -84,10 +84,8 @@ def _revive(tx: Tx, operation_id: UUID) -> None:
     )
 
 
-def _without_secrets(row: Row[Any]) -> dict[str, Any]:
+def _without_secrets(row: Row[Any], payload: dict[str, Any]) -> dict[str, Any]:
     shown = row._asdict()
     shown["request_hash"] = bytes(shown["request_hash"]).hex()
-    shown["payload"] = {
-        name: "[redacted]" if name in SECRET_KEYS else value for name, value in shown["payload"].items()
-    }
+    shown["payload"] = {name: "[redacted]" if name in SECRET_KEYS else value for name, value in payload.items()}
     return shown
