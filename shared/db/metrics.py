@@ -37,17 +37,7 @@ def waiting_operations(tx: Tx) -> Sequence[Row[Any]]:
     or than the worker that took it up, accepted it.
     """
     return tx.rows(
-        """
-        SELECT kind, waits_for, count(*) AS operations FROM (
-            SELECT kind, CASE
-                WHEN payload_version > %(version)s OR kind <> ALL (%(kinds)s)
-                     OR starts_with(last_error, 'NewerPayload: ') THEN 'release'
-                WHEN starts_with(last_error, 'ProviderDown: ') THEN 'provider'
-            END AS waits_for
-            FROM operations WHERE status = 'pending'
-        ) AS pending
-        WHERE waits_for IS NOT NULL GROUP BY kind, waits_for
-        """,
+        "SELECT * FROM measure_waiting_operations(%(version)s, %(kinds)s::text[])",
         version=PAYLOAD_VERSION,
         kinds=[str(kind) for kind in OperationKind],
     )
@@ -58,20 +48,13 @@ def oldest_unbegun(tx: Tx, *, now: datetime) -> datetime | None:
 
     Neither what is not due yet, nor what lives on a test clock.
     """
-    at: datetime | None = tx.scalar(
-        """
-        SELECT min(o.created_at) FROM operations o LEFT JOIN accounts a ON a.id = o.account_id
-        WHERE o.status = 'pending' AND o.attempts = 0 AND o.last_error IS NULL AND o.created_at <= %(now)s
-          AND a.test_clock_id IS NULL
-        """,
-        now=now,
-    )
+    at: datetime | None = tx.scalar("SELECT measure_oldest_unbegun(%(now)s)", now=now)
     return at
 
 
 def dead_operations(tx: Tx) -> int:
     """How many operations wait for an admin."""
-    count: int = tx.scalar("SELECT count(*) FROM operations WHERE status = 'dead'")
+    count: int = tx.scalar("SELECT measure_dead_operations()")
     return count
 
 

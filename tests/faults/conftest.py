@@ -8,8 +8,13 @@ import pytest
 from tests.faults.brokers import RabbitBroker, ValkeyBroker
 from tests.faults.system import System, running_system
 
+BROKERS = [
+    pytest.param(broker, id=broker.name, marks=pytest.mark.xdist_group(f"faults-{broker.name}"))
+    for broker in (ValkeyBroker, RabbitBroker)
+]
 
-@pytest.fixture(scope="session", params=[ValkeyBroker, RabbitBroker], ids=["valkey", "rabbitmq"])
+
+@pytest.fixture(scope="session", params=BROKERS)
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Three attempts of an operation are enough to give it up."""
     if not request.param.installed():

@@ -16,7 +16,7 @@ from tests.faults.faults import (
 )
 from tests.faults.system import NotQuiet, System, running_system
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults")]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults-broken")]
 
 Build = Callable[..., AbstractContextManager[System]]
 

@@ -8,7 +8,7 @@ from tests.faults.faults import FAULTS, Strike
 from tests.faults.outcomes import Outcome, record
 from tests.faults.system import System, is_ready, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.processes
 
 CUSTOMERS = 18
 PATIENCE_SECONDS = 120

@@ -17,7 +17,7 @@ from tests.faults.customers import Load
 from tests.faults.faults import broker_forgets_everything
 from tests.faults.system import System, wait_for
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.processes
 
 TRIAL = timedelta(days=14)
 DATED = timedelta(days=40)

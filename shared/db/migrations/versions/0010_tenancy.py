@@ -53,8 +53,8 @@ DO $$ BEGIN EXECUTE format('REVOKE TEMPORARY ON DATABASE %%I FROM PUBLIC', curre
 
 ADMISSION: Final = """
 -- What admissions are signed with. Nobody but the owner reads it.
-CREATE TABLE admission_secret (secret bytea NOT NULL);
-INSERT INTO admission_secret
+CREATE TABLE admission_secret (id integer PRIMARY KEY DEFAULT 1, secret bytea NOT NULL);
+INSERT INTO admission_secret (secret)
 SELECT sha256(convert_to(string_agg(gen_random_uuid()::text, ''), 'UTF8')) FROM generate_series(1, 4);
 
 -- Lets this transaction in: to an 'account', to what an 'admin' sees, or to one 'operation' that nobody signed in for.
@@ -293,6 +293,29 @@ CREATE FUNCTION measure_operations_since(
            extract(epoch FROM max(finished_at - created_at))::float8
     FROM operations WHERE id >= p_id GROUP BY kind, status
 $$;
+CREATE FUNCTION measure_waiting_operations(
+    p_version integer, p_kinds text[], OUT kind text, OUT waits_for text, OUT operations bigint
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT kind, waits_for, count(*) FROM (
+        SELECT kind, CASE
+            WHEN payload_version > p_version OR kind <> ALL (p_kinds) OR starts_with(last_error, 'NewerPayload: ')
+                THEN 'release'
+            WHEN starts_with(last_error, 'ProviderDown: ') THEN 'provider'
+        END AS waits_for
+        FROM operations WHERE status = 'pending'
+    ) AS pending
+    WHERE waits_for IS NOT NULL GROUP BY kind, waits_for
+$$;
+CREATE FUNCTION measure_oldest_unbegun(p_now timestamptz) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT min(o.created_at) FROM operations o LEFT JOIN accounts a ON a.id = o.account_id
+    WHERE o.status = 'pending' AND o.attempts = 0 AND o.last_error IS NULL AND o.created_at <= p_now
+      AND a.test_clock_id IS NULL
+$$;
+CREATE FUNCTION measure_dead_operations() RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+    SELECT count(*) FROM operations WHERE status = 'dead'
+$$;
 CREATE FUNCTION measure_earliest_transition(p_transition text) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT min(next_transition_at) FROM accounts
@@ -424,13 +447,15 @@ REVOKE EXECUTE ON FUNCTION
     admit, admitted, admit_user, admit_api_key, admit_admin, admit_invitation, admit_operation,
     admit_operation_of_key, admit_payer, admit_payer_of, sign_in_by_email, rehash_password, open_session,
     use_refresh_token, end_misused_session, signup_to_confirm, measure_unfinished_operations, measure_operations_since,
-    measure_earliest_transition, measure_earliest_hold_expiry, measure_earliest_checkout_to_ask, measure_earliest_unsent,
+    measure_waiting_operations, measure_oldest_unbegun, measure_dead_operations, measure_earliest_transition,
+    measure_earliest_hold_expiry, measure_earliest_checkout_to_ask, measure_earliest_unsent,
     measure_parked_accounts, measure_ledger_drift FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     admitted, admit_user, admit_api_key, admit_admin, admit_invitation, admit_operation,
     admit_operation_of_key, admit_payer, admit_payer_of, sign_in_by_email, rehash_password, open_session,
     use_refresh_token, end_misused_session, signup_to_confirm, measure_unfinished_operations, measure_operations_since,
-    measure_earliest_transition, measure_earliest_hold_expiry, measure_earliest_checkout_to_ask, measure_earliest_unsent,
+    measure_waiting_operations, measure_oldest_unbegun, measure_dead_operations, measure_earliest_transition,
+    measure_earliest_hold_expiry, measure_earliest_checkout_to_ask, measure_earliest_unsent,
     measure_parked_accounts, measure_ledger_drift TO prepaid_api;
 GRANT EXECUTE ON FUNCTION admitted, admit_user, admit_api_key TO prepaid_due;
 """
@@ -601,7 +626,8 @@ GRANT SELECT, INSERT ON trials TO prepaid_worker;
 DROP: Final = """
 DROP FUNCTION
     measure_ledger_drift, measure_parked_accounts, measure_earliest_unsent, measure_earliest_checkout_to_ask,
-    measure_earliest_hold_expiry, measure_earliest_transition, measure_operations_since, measure_unfinished_operations,
+    measure_earliest_hold_expiry, measure_earliest_transition, measure_dead_operations, measure_oldest_unbegun,
+    measure_waiting_operations, measure_operations_since, measure_unfinished_operations,
     signup_to_confirm, end_misused_session, use_refresh_token, open_session, rehash_password, sign_in_by_email,
     admit_payer_of, admit_payer, admit_operation_of_key, admit_operation, admit_invitation, admit_admin, admit_api_key,
     admit_user, admitted, admit;
