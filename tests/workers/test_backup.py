@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from api.app import create_app
+from api.services import EXTENSION
 from shared.clock import monotonic, utc_now
 from shared.config import Settings
 from shared.db import checks
@@ -145,8 +146,9 @@ def test_a_backup_that_is_made_while_people_write_is_restored_into_another_serve
         found = Office(there, settings, now=utc_now())
         found.consume(found.sign_up(), 5, "after")
         assert found.findings() == []
-    client = create_app(settings.model_copy(update={"database_url": empty_elsewhere})).test_client()
-    assert client.get("/readyz").status_code == 200
+    app = create_app(settings.model_copy(update={"database_url": empty_elsewhere}))
+    assert app.test_client().get("/readyz").status_code == 200
+    app.extensions[EXTENSION].database.dispose()
 
 
 def assert_roles_are_guarded(url: str) -> None:
