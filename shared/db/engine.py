@@ -54,6 +54,15 @@ ASKS_FOR_ANOTHER_TRY: Final = frozenset({"40001", "40P01"})  # serialization fai
 TRANSIENT_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"})
 
 
+# A server whose machine or network is gone answers nothing and ends nothing. A local socket knows none of these.
+NOTICE_A_LOST_SERVER: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms
+}
+
+
 class Tx:
     """An open transaction. Whoever opened it commits; nothing below does."""
 
@@ -150,7 +159,10 @@ class Database:
             "-c idle_in_transaction_session_timeout=60000"
         )
         acting = f"{options} -c role={act_as}" if act_as else options
-        connect_args: dict[str, Any] = {"application_name": application_name, "connect_timeout": 3}
+        connect_args: dict[str, Any] = NOTICE_A_LOST_SERVER | {
+            "application_name": application_name,
+            "connect_timeout": 3,
+        }
         make_engine = partial(
             create_engine,
             url,
