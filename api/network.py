@@ -1,5 +1,6 @@
 """Which network a request comes from: what failed sign-ins and requests without a credential are counted by."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
@@ -14,6 +15,7 @@ def network_of_request() -> str:
     return network_of(request.remote_addr)
 
 
+@lru_cache(maxsize=4_096)
 def network_of(address: str | None) -> str:
     """The same of an address as text. What cannot be read shares one name, so that nobody gains by it."""
     written = (address or "").strip()

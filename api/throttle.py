@@ -33,6 +33,7 @@ EXEMPT: Final = frozenset({"health.live", "health.ready", "metrics.metrics"})
 HEADERS: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 MAX_REMEMBERED: Final = 20_000  # some 10 MB
 FAILED_CREDENTIAL: Final = "failed_credential"
+SLACK_SHARE: Final = 50  # a process may be one in so many of an account's requests ahead of what others know
 
 log = structlog.get_logger(__name__)
 
@@ -120,10 +121,10 @@ class Throttler:
 
     def of_account(self, account_id: UUID, limit: int | None, api_key_id: UUID | None) -> tuple[Budget, ...]:
         """The budget of an account, and the one of its key if keys have one. limit: None without a plan."""
-        account = Budget(name="account", key=f"{{{account_id}}}:account", limit=limit or self._limits["anonymous"])
+        account = _with_slack("account", f"{{{account_id}}}:account", limit or self._limits["anonymous"])
         if api_key_id is None or self.api_key_limit is None:
             return (account,)
-        return (Budget(name="api_key", key=f"{{{account_id}}}:{api_key_id}", limit=self.api_key_limit), account)
+        return (_with_slack("api_key", f"{{{account_id}}}:{api_key_id}", self.api_key_limit), account)
 
     def of_nobody(self, credential: bytes) -> Budget:
         """The budget of a credential that is nobody's, so that who goes on using it shuts nobody else out."""
@@ -133,6 +134,11 @@ class Throttler:
     def of_admin(self, admin_id: UUID) -> Budget:
         """The budget of an admin."""
         return Budget(name="admin", key=f"{{{admin_id}}}:admin", limit=self.admin_limit)
+
+
+def _with_slack(name: str, key: str, limit: int) -> Budget:
+    """A budget of somebody who is known, and whose requests are therefore counted ahead of asking."""
+    return Budget(name=name, key=key, limit=limit, slack=limit // SLACK_SHARE)
 
 
 def install(app: Flask, settings: Settings) -> None:

@@ -19,7 +19,7 @@ from api import throttle
 from api.app import create_app
 from api.network import network_of
 from api.services import EXTENSION
-from api.throttle import HEADERS, Memory, Throttle
+from api.throttle import HEADERS, Memory, Throttle, Throttler
 from api.windows import Budget
 from shared.clock import utc_now
 from shared.config import Settings
@@ -34,20 +34,24 @@ Start = Callable[..., Api]
 
 
 @pytest.fixture
-def start(settings: Settings, broker_url: str, documented: dict[str, Any], engine: Engine) -> Iterator[Start]:
+def start(
+    settings: Settings, broker_url: str, app: Flask, documented: dict[str, Any], engine: Engine
+) -> Iterator[Start]:
     """Start an API process with other settings; what was counted before is forgotten."""
     started: list[Flask] = []
 
     def start(*, forget: bool = True, **changed: Any) -> Api:
         if forget:
+            for counting in (app, *started):
+                counting.extensions[throttle.EXTENSION].windows.tell()
             forget_counts(broker_url)
-        app = create_app(settings.model_copy(update={"api_threads": 2} | changed))
-        started.append(app)
-        return Api(app, app.test_client(use_cookies=False), documented, {})
+        process = create_app(settings.model_copy(update={"api_threads": 2} | changed))
+        started.append(process)
+        return Api(process, process.test_client(use_cookies=False), documented, {})
 
     yield start
-    for app in started:
-        app.extensions[EXTENSION].database.dispose()
+    for process in started:
+        process.extensions[EXTENSION].database.dispose()
 
 
 @pytest.fixture
@@ -129,6 +133,15 @@ def test_a_plan_that_is_changed_counts_from_the_next_request_on(start: Start, en
     plans_allow(engine, 50)
     assert shown(ada.get("/account")) == (5, 3), "this request learns of it"
     assert shown(ada.get("/account")) == (50, 47)
+
+
+def test_only_who_is_known_is_counted_ahead_of_asking(settings: Settings) -> None:
+    throttler = Throttler(settings.model_copy(update={"api_key_requests_per_minute": 60}))
+    of_account = throttler.of_account(UUID(int=1), 600, UUID(int=2))
+    assert [(budget.limit, budget.slack) for budget in of_account] == [(60, 1), (600, 12)]
+    of_others = [throttler.of_nobody(b"key"), throttler.of_admin(UUID(int=3))]
+    of_others += [throttler.of_network(name, "192.0.2.1") for name in ("anonymous", "preflight", *tuple(Throttle)[1:])]
+    assert {budget.slack for budget in of_others} == {0}
 
 
 def test_an_account_without_a_plan_has_what_an_address_has(start: Start, engine: Engine, customer: Api) -> None:

@@ -1,10 +1,10 @@
-"""Moving windows: exact, together or not at all, the same in Redis and in memory, and never without a limit."""
+"""Moving windows: exact but for a stated slack, together or not at all, in Redis and in memory, never without limit."""
 
 import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +14,33 @@ from typing import Any
 import pytest
 import redis
 
-from api.windows import BREAKER_SECONDS, WINDOW_SECONDS, Budget, OwnWindows, SharedWindows, Verdict, Windows
+from api.windows import (
+    BREAKER_SECONDS,
+    WINDOW_SECONDS,
+    Budget,
+    OwnWindows,
+    SharedWindows,
+    Standing,
+    Telling,
+    Verdict,
+    Window,
+    Windows,
+)
 from shared.config import Settings
 from shared.embedded import Valkey
 
 T0 = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 AT = T0.timestamp()
 NOWHERE = "redis://127.0.0.1:1/0"
+
+
+class AskedOneByOne(SharedWindows):
+    """Shared windows of which nothing is taken ahead."""
+
+    def take(self, budgets: Sequence[Budget], *, now: float) -> tuple[bool, list[Standing]]:
+        taken, counts = self.ask([Telling(Window(budget), 0, now) for budget in budgets], wanted=1, now=now)
+        found = zip(budgets, counts, strict=True)
+        return taken, [Standing(max(budget.limit - count, 0), leaves) for budget, (count, leaves) in found]
 
 
 def budget(limit: int, key: str = "ada", name: str = "account") -> Budget:
@@ -36,8 +56,8 @@ def after(seconds: float) -> datetime:
 
 
 @pytest.fixture
-def shared(broker_url: str) -> Iterator[SharedWindows]:
-    windows = SharedWindows(broker_url, timeout_seconds=5)
+def shared(broker_url: str) -> Iterator[AskedOneByOne]:
+    windows = AskedOneByOne(broker_url, timeout_seconds=5)
     yield windows
     windows.storage.close()
 
@@ -135,7 +155,7 @@ def test_a_limit_that_was_lowered_binds_at_once(kept: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_memory_redis_and_the_library_agree(shared: SharedWindows, seed: int) -> None:
+def test_memory_redis_and_the_library_agree(shared: AskedOneByOne, seed: int) -> None:
     choose = random.Random(seed)
     own, limit, now = OwnWindows(), choose.choice([1, 2, 5, 17]), AT
     for _ in range(200):
@@ -193,11 +213,153 @@ def test_processes_share_a_limit_however_they_race(broker_url: str) -> None:
     assert all(verdict.shared for verdict in verdicts)
 
 
+# --- ahead of asking ----------------------------------------------------------------------------
+
+
+def slack(limit: int, slack: int, key: str = "ada") -> Budget:
+    return Budget(name="account", key=key, limit=limit, slack=slack)
+
+
+def calls(client: redis.Redis) -> int:
+    """How often a script has run."""
+    stats: Any = client.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+def test_far_from_the_limit_a_process_asks_nobody_and_tells_of_all_at_once(valkey: Valkey) -> None:
+    process = windows(valkey.url)
+    process.take([slack(600, 12)], now=T0)
+    process.tell()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.config_resetstat()
+        verdicts = [
+            process.take([slack(600, 12, key), slack(60, 1, f"{key} too")], now=T0) for key in ("ada", "ben", "eve")
+        ]
+        assert calls(client) == 0
+        assert [verdict.remaining for verdict in verdicts] == [59, 59, 59]
+        assert all(verdict.taken and verdict.shared for verdict in verdicts)
+        process.tell()
+        assert calls(client) == 1
+        assert [client.llen(f"throttle:{key}") for key in ("ada", "ada too", "ben", "ben too")] == [2, 1, 1, 1]
+        assert 0 < int(client.ttl("throttle:ben")) <= WINDOW_SECONDS
+
+
+def test_what_was_taken_ahead_is_told_in_a_moment(broker_url: str) -> None:
+    one, other = windows(broker_url), windows(broker_url)
+    for _ in range(5):
+        one.take([slack(600, 12)], now=T0)
+    with redis.Redis.from_url(broker_url) as client:
+        deadline = time.monotonic() + 10
+        while client.llen("throttle:ada") < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert other.take([budget(600)], now=T0).remaining == 594
+
+
+def test_a_process_is_ahead_by_its_slack_and_no_more(broker_url: str) -> None:
+    process = windows(broker_url)
+    process._will_tell = True  # nobody tells
+    with redis.Redis.from_url(broker_url) as client:
+        for n in range(1, 13):
+            process.take([slack(600, 12)], now=T0)
+            assert (n, client.llen("throttle:ada")) == (n, 0)
+        process.take([slack(600, 12)], now=T0)
+        assert client.llen("throttle:ada") == 13, "told along with the question"
+
+
+def test_two_limits_are_taken_ahead_together_or_not_at_all(broker_url: str) -> None:
+    process = windows(broker_url)
+    process._will_tell = True  # nobody tells
+    process.take([slack(600, 12, "key")], now=T0)
+    assert process.take([slack(600, 12, "key"), budget(3)], now=T0).remaining == 2
+    with redis.Redis.from_url(broker_url) as client:
+        assert [client.llen(f"throttle:{key}") for key in ("key", "ada")] == [2, 1]
+
+
+@pytest.mark.parametrize("limit", [50, 60, 120, 600])
+def test_a_process_by_itself_keeps_a_limit_exactly_and_says_what_is_left(broker_url: str, limit: int) -> None:
+    process = windows(broker_url)
+    verdicts = [process.take([slack(limit, limit // 50)], now=after(n / 100)) for n in range(limit + 20)]
+    assert took(verdicts) == [True] * limit + [False] * 20
+    assert [verdict.remaining for verdict in verdicts] == [*range(limit - 1, -1, -1), *[0] * 20]
+    assert verdicts[-1].reset_seconds == 60 - int((limit + 19) / 100)
+
+
+def test_who_has_heard_nothing_takes_its_slack_beyond_the_limit_and_is_refused(broker_url: str) -> None:
+    one, late = windows(broker_url), windows(broker_url)
+    late.take([slack(100, 2)], now=T0)
+    late.tell()
+    took_all = sum(one.take([slack(100, 2)], now=after(1)).taken for _ in range(200))
+    one.tell()
+    assert took_all == 99
+    assert took([late.take([slack(100, 2)], now=after(2)) for _ in range(5)]) == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_minute_sees_more_than_the_limit_and_the_slack_of_every_process(broker_url: str, seed: int) -> None:
+    choose, taken, now = random.Random(seed), [], 0.0
+    processes = [windows(broker_url) for _ in range(3)]
+    for process in processes:
+        process._will_tell = True  # who tells when is up to the dice
+    for _ in range(2_500):
+        now += choose.random() / choose.choice([4, 40])
+        process = choose.choice(processes)
+        if choose.random() < 0.05:
+            process.tell()
+            process._will_tell = True
+        if process.take([slack(100, 2)], now=after(now)).taken:
+            taken.append(now)
+    assert len(taken) > 200
+    first = 0
+    for number, at in enumerate(taken):
+        while taken[first] <= at - WINDOW_SECONDS:
+            first += 1
+        assert number - first + 1 <= 100 + 3 * 2
+
+
+def test_processes_that_hear_of_each_other_keep_the_limit_exactly(broker_url: str) -> None:
+    processes = [windows(broker_url) for _ in range(3)]
+    verdicts = []
+    for n in range(700):
+        verdicts.append(processes[n % 3].take([slack(600, 12)], now=T0))
+        if n % 30 == 29:
+            for process in processes:
+                process.tell()
+    assert sum(took(verdicts)) == 600
+
+
+def test_processes_that_race_stay_within_the_limit_and_their_slack(broker_url: str) -> None:
+    processes = [windows(broker_url) for _ in range(3)]
+    with ThreadPoolExecutor(12) as threads:
+        verdicts = list(threads.map(lambda n: processes[n % 3].take([slack(500, 10)], now=T0), range(1_500)))
+    assert 500 <= sum(took(verdicts)) <= 500 + 3 * 10
+
+
+def test_what_could_not_be_told_is_lost_and_the_process_goes_on_alone(valkey: Valkey) -> None:
+    process = windows(valkey.url)
+    assert process.take([slack(600, 12)], now=T0).shared
+    kill(valkey)
+    assert process.take([slack(600, 12)], now=T0).shared, "nobody has noticed"
+    process.tell()
+    verdict = process.take([slack(600, 12)], now=T0)
+    assert (verdict.taken, verdict.shared, verdict.remaining) == (True, False, 599)
+    assert took(take_all(process, 3, now=after(1), key="eve")) == [True, True, True, False], "exactly"
+
+
+def test_a_process_forgets_windows_that_are_left_alone(broker_url: str) -> None:
+    process = windows(broker_url)
+    for n in range(100):
+        process.take([slack(600, 12, f"account-{n}")], now=T0)
+    process.tell()
+    process.take([slack(600, 12)], now=after(WINDOW_SECONDS + 1))
+    assert len(process._ahead._windows) == 1
+
+
 # --- without Redis ------------------------------------------------------------------------------
 
 
-def take_all(windows: Windows, limit: int, *, now: datetime) -> list[Verdict]:
-    return [windows.take([budget(limit)], now=now) for _ in range(limit + 1)]
+def take_all(windows: Windows, limit: int, *, now: datetime, key: str = "ada") -> list[Verdict]:
+    return [windows.take([budget(limit, key)], now=now) for _ in range(limit + 1)]
 
 
 def took(verdicts: list[Verdict]) -> list[bool]:
