@@ -33,7 +33,8 @@ from api.services import services
 from shared import security
 from shared.clock import utc_now
 from shared.config import Settings
-from shared.db import account_state, api_keys, audit, sessions
+from shared.db import account_state, api_keys, audit, credits, sessions
+from shared.db.credits import KeyConsumption
 from shared.db.engine import Tx
 from shared.db.plans import load_rules
 from shared.db.sessions import Audience, Rotation
@@ -231,7 +232,9 @@ class PrincipalAsker:
 
     def ask(self, call: str, /, **params: Any) -> Any:
         """As `Asker` says."""
-        row = services().database.ask(_ASK.format(call=call), **self._presented, **params)
+        row = self._ask_together(call, params) or services().database.ask(
+            _ASK.format(call=call), **self._presented, **params
+        )
         if row is None:
             raise Unauthenticated("the credential is not valid, or not any more")
         structlog.contextvars.bind_contextvars(
@@ -245,11 +248,21 @@ class PrincipalAsker:
         )
         if not row.permitted:
             raise forbidden(self._permission)
-        if self.source is Source.API_KEY and api_keys.is_use_worth_noting(row.last_used_at, now=params["now"]):
-            with services().database.transaction() as tx:
-                self._admit(tx, now=params["now"])
-                api_keys.note_use(tx, row.asker_id, now=params["now"])
         return row
+
+    def _ask_together(self, call: str, params: dict[str, Any]) -> Any:
+        """What keys consume is asked together with what others do. None: it has to be asked by itself."""
+        if call is not credits.CONSUME or self.source is not Source.API_KEY or params["due_applied"]:
+            return None
+        return services().consuming.ask(
+            KeyConsumption(
+                hash=self._presented["key_hash"].hex(),
+                amount=params["amount"],
+                key=params["key"],
+                reason=params["reason"],
+                at=params["now"],
+            )
+        )
 
     def catch_up(self, account_id: UUID, *, now: datetime) -> None:
         """As `Asker` says, in a transaction of its own, on the connections that may do this alone."""
@@ -377,8 +390,7 @@ def _live_api_key(tx: Tx, key: str, needs: Needs, *, now: datetime) -> Customer 
     throttle.charge_account(row.account_id, row.requests_per_minute, api_key_id=row.id)
     if not needs.api_keys:
         raise Forbidden(NO_WAY_FOR_KEYS)
-    if api_keys.is_use_worth_noting(row.last_used_at, now=now):
-        api_keys.note_use(tx, row.id, now=now)
+    api_keys.note_use(tx, row.id, row.last_used_at, now=now)
     principal = Customer(
         kind=PrincipalKind.API_KEY,
         id=row.id,

@@ -1,13 +1,16 @@
 """What an API process holds: settings, database, publisher. Made at the first use, so never before a fork."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 from flask import current_app
 
+from api.access import Permission
+from api.together import Together
 from shared.broker import Publisher
 from shared.config import Settings
+from shared.db.credits import KeyConsumption, consume_by_keys
 from shared.db.engine import ActAs, Database
 from shared.errors import NotReady
 
@@ -53,6 +56,10 @@ class Services:
     def _publisher(self) -> Publisher:
         return Publisher(self.settings)
 
+    @cached_property
+    def _consuming(self) -> Together[KeyConsumption, Any]:
+        return Together(partial(consume_by_keys, self._database, scope=str(Permission.CREDITS_CONSUME)))
+
     @property
     def database(self) -> Database:
         """The pool of this process. Raises NotReady without a URL."""
@@ -69,6 +76,12 @@ class Services:
         """Close the connections to the database."""
         for database in (self.database, self.due_database):
             database.dispose()
+
+    @property
+    def consuming(self) -> Together[KeyConsumption, Any]:
+        """Consumes for API keys, together with what other threads consume at this moment. Raises as `database`."""
+        with self._lock:
+            return self._consuming
 
     @property
     def publisher(self) -> Publisher:

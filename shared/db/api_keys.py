@@ -145,11 +145,7 @@ def live(tx: Tx, key_hash: bytes, *, now: datetime) -> Row[Any] | None:
     return tx.maybe("SELECT * FROM admit_api_key(%(key_hash)s, %(now)s)", key_hash=key_hash, now=now)
 
 
-def is_use_worth_noting(last_used_at: datetime | None, *, now: datetime) -> bool:
-    """Whether `note_use` has anything to say that is not said."""
-    return last_used_at is None or last_used_at < now - LAST_USED_PRECISION
-
-
-def note_use(tx: Tx, api_key_id: UUID, *, now: datetime) -> None:
-    """The key was used."""
-    tx.execute("UPDATE api_keys SET last_used_at = %(now)s WHERE id = %(id)s", id=api_key_id, now=now)
+def note_use(tx: Tx, api_key_id: UUID, last_used_at: datetime | None, *, now: datetime) -> None:
+    """The key was used, which is written down unless it was a moment ago. last_used_at: as it was found."""
+    if last_used_at is None or last_used_at < now - LAST_USED_PRECISION:
+        tx.execute("UPDATE api_keys SET last_used_at = %(now)s WHERE id = %(id)s", id=api_key_id, now=now)

@@ -13,10 +13,12 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Row
+from sqlalchemy.exc import DBAPIError
 
 from shared import errors
 from shared.db import account_state
-from shared.db.engine import Tx
+from shared.db.api_keys import LAST_USED_PRECISION
+from shared.db.engine import Database, Tx
 from shared.domain.credits import MAX_BATCH, MAX_CREDITS, HoldStatus, Source
 from shared.domain.plan import Rules
 from shared.ids import new_id
@@ -33,6 +35,11 @@ _REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
     "not_reversible": (errors.NotReversible, "reversals and expiries stay as they are; adjust the balance instead"),
     "nothing_to_reverse": (errors.NotReversible, "of what was given nothing is free any more"),
 }
+
+
+CONSUME: Final = """
+    consume_credits(asker.account_id, %(amount)s, %(key)s, %(source)s, asker.id, %(reason)s, %(now)s, %(due_applied)s)
+    """
 
 
 class Asker(Protocol):
@@ -188,10 +195,7 @@ def consume(asker: Asker, amount: int, *, key: str, reason: str | None, now: dat
     _require_positive(amount)
     row = _answer(
         asker,
-        """
-        consume_credits(asker.account_id, %(amount)s, %(key)s, %(source)s, asker.id, %(reason)s, %(now)s,
-                        %(due_applied)s)
-        """,
+        CONSUME,
         now=now,
         amount=amount,
         key=key,
@@ -200,6 +204,37 @@ def consume(asker: Asker, amount: int, *, key: str, reason: str | None, now: dat
     )
     _require(row, "consumed", requested=amount)
     return Consumption(row.balance_credits, row.replayed)
+
+
+class KeyConsumption(Struct, frozen=True, kw_only=True):
+    """What an API key asks for at an instant. hash: of the key, as hexadecimal digits. key: that takes once."""
+
+    hash: str
+    amount: int
+    key: str
+    reason: str | None
+    at: datetime
+
+
+def consume_by_keys(database: Database, asked: Sequence[KeyConsumption], *, scope: str) -> list[Any | None]:
+    """Let several API keys in and take what each asks for, in one statement: the rows that an `Asker` answers CONSUME.
+
+    None where it has to be asked by itself: the key does not open this, somebody else is at the account, or the
+    statement failed, perhaps for what another one had asked.
+    """
+    answers: list[Any | None] = [None] * len(asked)
+    try:
+        rows = database.ask_all(
+            "SELECT *, true AS permitted FROM consume_credits_by_keys(%(items)s, %(scope)s, %(precision)s)",
+            items=msgspec.json.encode(asked).decode(),
+            scope=scope,
+            precision=LAST_USED_PRECISION,
+        )
+    except DBAPIError:
+        return answers
+    for row in rows:
+        answers[row.n - 1] = row
+    return answers
 
 
 def consume_batch(asker: Asker, items: Sequence[Item], *, all_or_nothing: bool, now: datetime) -> BatchConsumption:

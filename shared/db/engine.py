@@ -194,12 +194,16 @@ class Database:
         """
         for _ in range(ASK_AGAIN):
             try:
-                return self._lines.ask(sql, params)
+                return _first(self._lines.ask(sql, params))
             except DBAPIError as error:
                 if error.connection_invalidated:
                     self._lines.close()  # whatever ended one connection has mostly ended all
                 elif getattr(error.orig, "sqlstate", None) not in ASKS_FOR_ANOTHER_TRY:
                     raise
+        return _first(self._lines.ask(sql, params))
+
+    def ask_all(self, sql: str, **params: Any) -> list[Any]:
+        """As `ask`, but all rows, and asked once: it raises what went wrong."""
         return self._lines.ask(sql, params)
 
     def connect(self) -> Connection:
@@ -223,14 +227,14 @@ class Lines:
         self._options = options
         self._idle: list[psycopg.Cursor[Any]] = []  # taken from and put back to its end, which no two threads share
 
-    def ask(self, sql: str, params: Mapping[str, Any]) -> Any:
-        """The only row of a statement, or None."""
+    def ask(self, sql: str, params: Mapping[str, Any]) -> list[Any]:
+        """The rows of a statement."""
         try:
             cursor = self._idle.pop()
         except IndexError:
             cursor = self._open()
         try:
-            return cursor.execute(sql.encode(), params).fetchone()
+            return cursor.execute(sql.encode(), params).fetchall()
         except PsycopgError as error:
             raise _named(_as_sqlalchemy(error, sql, cursor.connection)) from error
         finally:
@@ -248,6 +252,10 @@ class Lines:
         except PsycopgError as error:
             raise DBAPIError.instance(None, None, error, PsycopgError) from error  # nothing was lost: not asked again
         return connection.cursor(row_factory=namedtuple_row)
+
+
+def _first(rows: list[Any]) -> Any:
+    return rows[0] if rows else None
 
 
 @contextmanager

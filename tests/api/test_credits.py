@@ -55,14 +55,51 @@ def test_too_few_credits_are_refused_with_the_facts(customer: Api) -> None:
     )
 
 
-def test_many_at_once_never_take_more_than_there_is(customer: Api) -> None:
+@pytest.mark.parametrize("principal", ["customer", "user_key"])
+def test_many_at_once_never_take_more_than_there_is(
+    request: pytest.FixtureRequest, customer: Api, principal: str
+) -> None:
+    api: Api = request.getfixturevalue(principal)
+
     def consume(number: int) -> int:
-        return customer.post("/credits/consume", {"amount": 300}, key=f"call-{number}").status_code
+        return api.post("/credits/consume", {"amount": 300}, key=f"call-{number}").status_code
 
     with ThreadPoolExecutor(4) as threads:
         statuses = list(threads.map(consume, range(10)))
     assert sorted(statuses) == [200] * 6 + [402] * 4
     assert balance(customer)[3] == TRIAL_CREDITS - 6 * 300
+
+
+def test_an_account_that_somebody_is_at_keeps_no_other_waiting(
+    engine: Engine, ada: Customer, user_key: Api, stranger: Api
+) -> None:
+    answer = stranger.post("/api-keys", {"name": "backend", "scopes": ["credits:consume"]})
+    strangers_key = stranger.with_key(answer.get_json()["key"])
+    with ThreadPoolExecutor(1) as threads:
+        with engine.database.transaction() as tx:
+            tx.execute("SELECT FROM accounts WHERE id = %(id)s FOR NO KEY UPDATE", id=ada.account_id)
+            waiting = threads.submit(user_key.post, "/credits/consume", {"amount": 10}, key="one")
+            for number in range(5):
+                assert strangers_key.post("/credits/consume", {"amount": 10}, key=f"{number}").status_code == 200
+            assert not waiting.done()
+        assert waiting.result(10).get_json()["balance_credits"] == TRIAL_CREDITS - 10
+
+
+def test_spending_with_a_key_is_a_use_of_it(customer: Api, user_key: Api) -> None:
+    def last_used_at() -> str | None:
+        last: str | None = customer.get("/api-keys").get_json()["items"][0]["last_used_at"]
+        return last
+
+    assert user_key.post("/credits/consume", {"amount": 2_001}, key="one").status_code == 402
+    first = last_used_at()
+    assert first is not None
+    assert user_key.post("/credits/holds", {"amount": 1}, key="one").status_code == 201
+    assert last_used_at() == first, "a minute has not gone by"
+
+
+def test_a_hold_with_a_key_is_a_use_of_it(customer: Api, user_key: Api) -> None:
+    assert user_key.post("/credits/holds", {"amount": 1}, key="one").status_code == 201
+    assert customer.get("/api-keys").get_json()["items"][0]["last_used_at"] is not None
 
 
 def test_a_hold_is_captured_in_part_and_the_rest_is_free(customer: Api) -> None:

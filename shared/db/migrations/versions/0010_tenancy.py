@@ -356,15 +356,15 @@ CREATE TYPE credential AS (session_id uuid, user_id uuid, key_hash bytea, allowe
 SPENDS: Final = """
 CREATE FUNCTION {name}(
     p_by credential, {parameters},
-    OUT asker_id uuid, OUT account_id uuid, OUT permitted boolean, OUT last_used_at timestamptz,
-    OUT requests_per_minute integer, {answer}
+    OUT asker_id uuid, OUT account_id uuid, OUT permitted boolean, OUT requests_per_minute integer, {answer}
 ) RETURNS SETOF record ROWS 1 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     v_answer record;
+    v_noted_at timestamptz := p_now;
 BEGIN
     IF p_by.key_hash IS NOT NULL THEN
         SELECT k.id, k.account_id, k.scopes && p_by.allowed, k.last_used_at, p.requests_per_minute
-        INTO asker_id, account_id, permitted, last_used_at, requests_per_minute
+        INTO asker_id, account_id, permitted, v_noted_at, requests_per_minute
         FROM api_keys k
         JOIN accounts a ON a.id = k.account_id AND a.deleted_at IS NULL AND a.kind = 'customer'
         LEFT JOIN sites s ON s.id = k.site_id
@@ -388,6 +388,11 @@ BEGIN
     END IF;
     v_answer := {name}(CASE WHEN permitted THEN account_id END, {arguments});
     {answers}
+    -- The use of a key is written down once a minute, unless somebody else is at its row.
+    IF permitted AND coalesce(v_noted_at < p_now - interval '1 minute', true) THEN
+        UPDATE api_keys k SET last_used_at = p_now
+        WHERE k.id = (SELECT n.id FROM api_keys n WHERE n.id = asker_id FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
     RETURN NEXT;
 END
 $$;
