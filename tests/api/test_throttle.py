@@ -51,7 +51,7 @@ def start(
 
     yield start
     for process in started:
-        process.extensions[EXTENSION].database.dispose()
+        process.extensions[EXTENSION].dispose()
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def test_only_proxies_that_are_trusted_say_where_a_request_is_from(
     api = start(trusted_proxies=proxies)
     api.get("/plans", headers={"X-Forwarded-For": header}, **from_address("10.0.0.1"))
     with redis.Redis.from_url(broker_url) as client:
-        assert client.keys("throttle:*") == [f"throttle:{{{network}}}:anonymous".encode()]
+        assert client.keys("throttle:*:anonymous") == [f"throttle:{{{network}}}:anonymous".encode()]
 
 
 # --- credentials that nobody has identified yet ---------------------------------------------------
