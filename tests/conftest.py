@@ -42,7 +42,7 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--faults-table README.md` writes what the suite of faults has found into a document."""
+    """`--faults-table=README.md` writes what the suite of faults has found into a document."""
     parser.addoption("--faults-table", type=Path, metavar="FILE", help="write the table of faults into this document")
 
 

@@ -50,8 +50,11 @@ REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
 ASK_AGAIN: Final = 3  # at most so many times
 ASKS_FOR_ANOTHER_TRY: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 
-# Lost connections and the two ways in which PostgreSQL asks for another try.
-TRANSIENT_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53300"})
+# Lost connections, the two ways in which PostgreSQL asks for another try, and what it lacks: time, connections, memory,
+# disk (which it calls an internal error, too).
+TRANSIENT_SQLSTATES: Final = frozenset(
+    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57014", "53100", "53200", "53300", "58030", "XX000"}
+)
 
 
 # A server whose machine or network is gone answers nothing and ends nothing. A local socket knows none of these.

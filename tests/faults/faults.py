@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
 
@@ -166,9 +167,11 @@ def disk_is_full(system: System, load: Load) -> None:
         pytest.skip("no `prlimit` of util-linux on this machine, with which to fill a disk")
     refused = system.refused_requests()
     with _no_room_for_operations(system):
+        with suppress(DBAPIError):
+            while True:  # there are pages that the table was given in advance
+                _fill(system, rows=1)
+        wait_for(lambda: system.sign_up() == HTTPStatus.SERVICE_UNAVAILABLE, "a signup that finds no page with room")
         pause(5)
-        with pytest.raises(DBAPIError, match="could not extend file"), system.database.transaction() as tx:
-            tx.execute(FILLER, rows=10)
     if not refused < system.refused_requests():
         raise AssertionError("requests that could not be written down are not to be seen in /metrics")
 
@@ -279,30 +282,33 @@ def _kinds(system: System, operation_ids: Collection[UUID]) -> dict[UUID, Operat
     return {row.id: OperationKind(row.kind) for row in rows}
 
 
-FILLER_ROWS: Final = (
-    12_000  # of 1.6 kB each: more than a segment of the log, whose files have their size from the start
-)
+# Of 1.6 kB, so that four fill a page; together more than a segment of the log, whose files are never smaller.
+FILLER_ROWS: Final = 12_000
 FILLER: Final = """
     INSERT INTO operations (id, kind, status, payload, payload_version, principal_kind, request_hash, created_at,
                             finished_at, problem)
     SELECT gen_random_uuid(), 'sign_up', 'failed', jsonb_build_object('filler', array_agg(gen_random_uuid())), 1,
            'anonymous', '', now(), now(), '{"code": "email_taken", "detail": "filler"}'
-    FROM generate_series(1, %(rows)s) AS row, generate_series(1, 40) GROUP BY row
+    FROM generate_series(1, %(rows)s) AS row, generate_series(1, 36) GROUP BY row
 """
 
 
 @contextmanager
 def _no_room_for_operations(system: System) -> Iterator[None]:
     """Let no process of the server write a file larger than the table of operations is, which thereby cannot grow."""
-    with system.database.transaction() as tx:
-        tx.execute(FILLER, rows=FILLER_ROWS)
-        size = int(tx.scalar("SELECT pg_relation_size('operations')"))
+    _fill(system, rows=FILLER_ROWS)
+    size = system.read(lambda tx: int(tx.scalar("SELECT pg_relation_size('operations')")))
     server = psutil.Process(system.postmaster_pid)
     _limit_files(server, size)
     try:
         yield
     finally:
         _limit_files(server, None)
+
+
+def _fill(system: System, *, rows: int) -> None:
+    with system.database.transaction() as tx:
+        tx.execute(FILLER, rows=rows)
 
 
 def _limit_files(server: psutil.Process, size: int | None) -> None:
