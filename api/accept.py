@@ -56,7 +56,6 @@ def accept(
     much that waits.
     """
     settings = services().settings
-    now = tx.now()  # of the clock that all processes share: an operation counts as of the instant of its acceptance
     request_hash, *earlier_hashes = security.request_hashes(settings, _canonical_request(body))
     operation_id, replayed = operations.accept(
         tx,
@@ -71,11 +70,9 @@ def accept(
         idempotency_key=key,
         request_hash=request_hash,
         earlier_hashes=earlier_hashes,
-        first_send_at=now + timedelta(seconds=settings.relay_first_after_seconds),
-        now=now,
+        first_send_after=timedelta(seconds=settings.relay_first_after_seconds),
+        backlog_limit=settings.account_backlog_limit if isinstance(principal, Customer) else None,
     )
-    if isinstance(principal, Customer) and not replayed:
-        operations.require_room(tx, principal.account_id, limit=settings.account_backlog_limit)
     return Accepted(
         operation_id=operation_id,
         kind=kind,

@@ -138,7 +138,7 @@ class Office:
                 idempotency_scope=None,
                 idempotency_key=None,
                 request_hash=b"hash",
-                first_send_at=at,
+                first_send_after=timedelta(),
                 now=at,
             )
         return operation_id
@@ -149,7 +149,7 @@ class Office:
         One that could not ask its provider waits.
         """
         with self.database.transaction() as tx:
-            operation = operations.begin_attempt(tx, operation_id)
+            operation = operations.begin_attempt(tx.maybe, operation_id)
         if operation is not None:
             request = msgspec.convert(operation.payload, REQUESTS[operation.kind])
             now = operation.created_at

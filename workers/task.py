@@ -204,11 +204,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
     database, settings = runtime().database, runtime().settings
     base = timedelta(seconds=settings.relay_backoff_seconds)
 
-    def begin() -> Operation | None:
-        with database.transaction() as tx:
-            return operations.begin_attempt(tx, operation_id)
-
-    operation = with_retries(begin)
+    operation = with_retries(lambda: operations.begin_attempt(database.ask, operation_id))
     if operation is None:
         log.debug("operation_skipped")
         return
@@ -227,7 +223,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
 
             def refuse() -> None:
                 with database.transaction() as tx:
-                    if operations.fail(tx, operation_id, refusal, now=tx.now()):
+                    if operations.fail(tx, operation_id, refusal):
                         refused(tx, operation, refusal)
 
             with_retries(refuse)
@@ -295,7 +291,7 @@ def _in_transaction(operation: Operation, decide: Callable[[Tx, Rules], dict[str
         if operations.lock_pending(tx, operation.id):
             answer = decide(tx, load_rules(tx, runtime().settings))
             if isinstance(answer, BillingError):
-                operations.fail(tx, operation.id, answer, now=tx.now())
+                operations.fail(tx, operation.id, answer)
                 log.info("operation_refused", code=answer.code)
             else:
-                operations.succeed(tx, operation.id, result=answer, now=tx.now())
+                operations.succeed(tx, operation.id, result=answer)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
+from select import POLLIN, poll
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,8 +18,8 @@ from msgspec import Struct
 from psycopg import Error as PsycopgError
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb, set_json_dumps
-from sqlalchemy import Connection, Row, create_engine, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, Row, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.pool import NullPool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -176,10 +177,10 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=5,
-            pool_pre_ping=True,
             pool_recycle=1_800,
             connect_args=connect_args | {"options": acting},
         )
+        event.listen(self._engine, "checkout", _refuse_ended)
         self._bare = make_engine(poolclass=NullPool, connect_args=connect_args | {"options": options})
         self._lines = Lines(url, connect_args | {"options": acting})
 
@@ -259,6 +260,17 @@ class Lines:
 
 def _first(rows: list[Any]) -> Any:
     return rows[0] if rows else None
+
+
+def _refuse_ended(driver: psycopg.Connection[Any], _record: object, _proxy: object) -> None:
+    """Have the pool open another connection in the place of one that the server has ended while it was idle.
+
+    Nobody has asked, so what there is to read is its last word. That is seen here; a ping would be a round trip more.
+    """
+    looking = poll()
+    looking.register(driver.fileno(), POLLIN)
+    if looking.poll(0):
+        raise DisconnectionError("the server has ended the connection")
 
 
 @contextmanager

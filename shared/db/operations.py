@@ -1,6 +1,6 @@
 """Operations: accept once, claim for execution, finish, and find what has to be sent again."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -42,14 +42,19 @@ def accept(
     idempotency_scope: str | None,
     idempotency_key: str | None,
     request_hash: bytes,
-    first_send_at: datetime,
-    now: datetime,
+    first_send_after: timedelta,
+    now: datetime | None = None,
     earlier_hashes: Collection[bytes] = (),
+    backlog_limit: int | None = None,
 ) -> tuple[UUID, bool]:
     """Write the operation, or find the one that this key stands for: its id, and whether it is a replay.
 
+    now: as of when it counts; by default the instant at which the transaction began, by the clock that all processes
+    share. first_send_after: how much later the relay looks at it.
     earlier_hashes: by which the same request may have been written down before.
-    Raises IdempotencyKeyReused when the key was used for another body.
+    Raises IdempotencyKeyReused when the key was used for another body, and BacklogFull when more than `backlog_limit`
+    accepted operations of the account are not done. Those that were written by the transaction count; what is scheduled
+    for later does not.
     """
     if principal_kind is PrincipalKind.ANONYMOUS:
         admit_anonymous(tx, operation_id)
@@ -58,9 +63,16 @@ def accept(
         INSERT INTO operations (id, kind, status, payload, payload_version, account_id, principal_kind, principal_id,
                                 idempotency_scope, idempotency_key, request_hash, next_send_at, created_at)
         VALUES (%(id)s, %(kind)s, 'pending', %(payload)s, %(payload_version)s, %(account_id)s, %(principal_kind)s,
-                %(principal_id)s, %(scope)s, %(key)s, %(request_hash)s, %(next_send_at)s, %(now)s)
+                %(principal_id)s, %(scope)s, %(key)s, %(request_hash)s,
+                coalesce(%(now)s::timestamptz, now()) + %(first_send_after)s, coalesce(%(now)s::timestamptz, now()))
         ON CONFLICT (idempotency_scope, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-        RETURNING id
+        RETURNING %(backlog_limit)s::integer <= (
+            SELECT count(*) FROM (
+                SELECT FROM operations o
+                WHERE o.account_id = %(account_id)s AND o.status = 'pending' AND o.created_at <= now()
+                LIMIT coalesce(%(backlog_limit)s, 0)
+            ) AS waiting
+        ) AS is_full
         """,
         id=operation_id,
         kind=str(kind),
@@ -72,10 +84,16 @@ def accept(
         scope=idempotency_scope if idempotency_key is not None else None,
         key=idempotency_key,
         request_hash=request_hash,
-        next_send_at=first_send_at,
+        first_send_after=first_send_after,
         now=now,
+        backlog_limit=backlog_limit,
     )
     if inserted is not None:
+        if inserted.is_full:
+            raise BacklogFull(
+                f"{backlog_limit} operations of the account are not done yet; ask again when some are",
+                retry_after_seconds=1,
+            )
         return operation_id, False
     if principal_kind is PrincipalKind.ANONYMOUS:
         tx.execute("SELECT admit_operation_of_key(%(scope)s, %(key)s)", scope=idempotency_scope, key=idempotency_key)
@@ -87,27 +105,6 @@ def accept(
     if bytes(existing.request_hash) not in {request_hash, *earlier_hashes}:
         raise IdempotencyKeyReused("this Idempotency-Key was used for another request; choose a new one")
     return existing.id, True
-
-
-def require_room(tx: Tx, account_id: UUID, *, limit: int) -> None:
-    """Raise BacklogFull when more than `limit` accepted operations of the account are not done.
-
-    Those that were written by the transaction count; what is scheduled for later does not.
-    """
-    waiting = tx.scalar(
-        """
-        SELECT count(*) FROM (
-            SELECT FROM operations WHERE account_id = %(account_id)s AND status = 'pending' AND created_at <= now()
-            LIMIT %(limit)s + 1
-        ) AS waiting
-        """,
-        account_id=account_id,
-        limit=limit,
-    )
-    if waiting > limit:
-        raise BacklogFull(
-            f"{limit} operations of the account are not done yet; ask again when some are", retry_after_seconds=1
-        )
 
 
 def schedule(tx: Tx, kind: OperationKind, requests: Sequence[tuple[UUID, UUID | None, Struct, str, datetime]]) -> None:
@@ -166,13 +163,15 @@ def wait(tx: Tx, operation_id: UUID, *, reason: str, base: timedelta, now: datet
     )
 
 
-def begin_attempt(tx: Tx, operation_id: UUID) -> Operation | None:
+def begin_attempt(ask: Callable[..., Any], operation_id: UUID) -> Operation | None:
     """Count an attempt, to be committed before the work, so that a worker's death is counted too.
 
+    ask: `Database.ask`, or a transaction's `maybe`. An answer that was lost may have counted: the attempt then counts
+    twice, as it does when its worker dies.
     The count need not survive the server's death, so the commit does not wait for the disk.
     None when there is nothing to do: finished, unknown, or being executed by another worker.
     """
-    row = tx.maybe(
+    row = ask(
         """
         WITH begun AS (
             UPDATE operations SET attempts = attempts + 1
@@ -186,7 +185,7 @@ def begin_attempt(tx: Tx, operation_id: UUID) -> Operation | None:
         """,
         id=operation_id,
     )
-    return None if row is None else msgspec.convert(row, Operation, from_attributes=True)
+    return None if row is None else msgspec.convert(row._asdict(), Operation)
 
 
 def lock_pending(tx: Tx, operation_id: UUID) -> bool:
@@ -198,11 +197,12 @@ def lock_pending(tx: Tx, operation_id: UUID) -> bool:
     return row is not None
 
 
-def succeed(tx: Tx, operation_id: UUID, *, result: dict[str, Any], now: datetime) -> None:
-    """The work is done; `result` is what a poller reads. Secrets leave the payload."""
+def succeed(tx: Tx, operation_id: UUID, *, result: dict[str, Any], now: datetime | None = None) -> None:
+    """The work is done; `result` is what a poller reads. Secrets leave the payload. now: as in `accept`."""
     tx.execute(
         """
-        UPDATE operations SET status = 'succeeded', result = %(result)s, next_send_at = NULL, finished_at = %(now)s,
+        UPDATE operations SET status = 'succeeded', result = %(result)s, next_send_at = NULL,
+               finished_at = coalesce(%(now)s::timestamptz, now()),
                last_error = NULL, payload = payload - 'password_hash', account_id = coalesce(account_id, %(account_id)s)
         WHERE id = %(id)s
         """,
@@ -213,11 +213,15 @@ def succeed(tx: Tx, operation_id: UUID, *, result: dict[str, Any], now: datetime
     )
 
 
-def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime) -> bool:
-    """The answer is no; the problem is what a synchronous caller would have been told. False when it has an answer."""
+def fail(tx: Tx, operation_id: UUID, refusal: BillingError, *, now: datetime | None = None) -> bool:
+    """The answer is no; the problem is what a synchronous caller would have been told. False when it has an answer.
+
+    now: as in `accept`.
+    """
     refused = tx.execute(
         """
-        UPDATE operations SET status = 'failed', problem = %(problem)s, next_send_at = NULL, finished_at = %(now)s,
+        UPDATE operations SET status = 'failed', problem = %(problem)s, next_send_at = NULL,
+               finished_at = coalesce(%(now)s::timestamptz, now()),
                payload = payload - 'password_hash'
         WHERE id = %(id)s AND status = 'pending'
         """,

@@ -113,7 +113,7 @@ class Engine:
     def execute(self, operation_id: UUID) -> dict[str, Any]:
         """The same of one that nobody outside has asked for."""
         with self.database.transaction() as tx:
-            operation = operations.begin_attempt(tx, operation_id)
+            operation = operations.begin_attempt(tx.maybe, operation_id)
             assert operation is not None, "what is accepted is pending"
             try:
                 decide = self._asked(tx, operation)

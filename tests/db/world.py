@@ -258,7 +258,7 @@ class World:
             idempotency_scope="test",
             idempotency_key=str(operation_id),
             request_hash=b"hash",
-            first_send_at=now,
+            first_send_after=timedelta(),
             now=now,
         )
         return operation_id
@@ -266,7 +266,7 @@ class World:
     def execute(self, operation_id: UUID, *, answer: ProviderPayment | ProviderRefund | None = None) -> dict[str, Any]:
         """Do what an operation asks for. Raises its refusal, recorded."""
         now = self.now
-        operation = operations.begin_attempt(self.tx, operation_id)
+        operation = operations.begin_attempt(self.tx.maybe, operation_id)
         assert operation is not None
         request = msgspec.convert(operation.payload, REQUESTS[operation.kind])
         try:

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -14,7 +14,7 @@ import httpx
 import msgspec
 from sqlalchemy.exc import DBAPIError
 
-from shared.clock import monotonic, utc_now
+from shared.clock import monotonic
 from shared.config import PROJECT_DIR, Settings
 from shared.db import admins, checks, operations, plans
 from shared.db.engine import Database, Tx, is_transient
@@ -92,7 +92,7 @@ class System:
                 idempotency_scope=None,
                 idempotency_key=None,
                 request_hash=b"",
-                first_send_at=utc_now(),
+                first_send_after=timedelta(),
                 now=at,
             )
         return operation_id

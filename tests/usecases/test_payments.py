@@ -229,7 +229,7 @@ def test_an_intent_is_noted_once_however_often_the_provider_is_asked(office: Off
     for _ in range(2):
         with office.database.transaction() as tx:
             request = ConfirmPayment(invoice_id=invoice_id, provider=PaymentMethod.SANDBOX, external_payment_id="later")
-            operation = operations.begin_attempt(tx, operation_id)
+            operation = operations.begin_attempt(tx.maybe, operation_id)
             assert operation is not None
             record_intent(tx, operation, request, office.rules())
     assert [tuple(row) for row in office.rows(PAYMENTS)] == [("sandbox", "later", "pending", None, None)]

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from threading import Barrier
 from time import sleep
@@ -90,7 +91,7 @@ def test_one_idempotency_key_accepts_one_operation(office: Office) -> None:
             idempotency_scope="signup",
             idempotency_key="key",
             request_hash=body,
-            first_send_at=office.now,
+            first_send_after=timedelta(),
             now=office.now,
         )
 
@@ -252,7 +253,7 @@ def _checkout(plan: str) -> OpenInvoice:
 
 
 def _execute_in(tx: Tx, office: Office, operation_id: UUID) -> None:
-    operation = operations.begin_attempt(tx, operation_id)
+    operation = operations.begin_attempt(tx.maybe, operation_id)
     assert operation is not None
     request = _checkout(operation.payload["plan"])
     open_invoice(tx, operation, request, load_rules(tx, office.settings), now=operation.created_at)

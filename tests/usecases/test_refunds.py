@@ -489,7 +489,7 @@ def test_delivered_twice_it_happens_once(office: Office, who: Customer, desk: De
 
 def begun(office: Office, operation_id: UUID) -> tuple[Operation, RefundPayment]:
     with office.database.transaction() as tx:
-        operation = operations.begin_attempt(tx, operation_id)
+        operation = operations.begin_attempt(tx.maybe, operation_id)
     assert operation is not None
     return operation, msgspec.convert(operation.payload, RefundPayment)
 
@@ -723,7 +723,7 @@ def test_of_a_payment_that_is_not_confirmed_yet_it_waits(office: Office, desk: D
     payment = office.card_payment(who, invoice_id)
     confirmation = office.confirmation(who, invoice_id, payment)
     with office.database.transaction() as tx:
-        operation = operations.begin_attempt(tx, confirmation)
+        operation = operations.begin_attempt(tx.maybe, confirmation)
         assert operation is not None
         record_intent(tx, operation, msgspec.convert(operation.payload, ConfirmPayment), office.rules())
     desk.make(payment, 44_50)

@@ -80,7 +80,7 @@ def kill_operation(tx: Tx) -> UUID:
         idempotency_scope=None,
         idempotency_key=None,
         request_hash=b"hash",
-        first_send_at=now,
+        first_send_after=timedelta(),
         now=now,
     )
     operations.postpone(

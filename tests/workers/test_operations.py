@@ -369,11 +369,22 @@ def test_a_worker_that_dies_at_work_was_counted(worker: Worker, office: Office) 
     operation_id = adjust(office, office.sign_up())
     for attempt in range(1, 4):
         with office.database.transaction() as tx:
-            begun = operations.begin_attempt(tx, operation_id)
+            begun = operations.begin_attempt(tx.maybe, operation_id)
         assert begun is not None
         assert begun.attempts == attempt
     row = worker.perform(operation_id)
     assert (row.status, row.attempts) == ("succeeded", 4)
+
+
+def test_the_count_does_not_wait_for_the_disk_and_what_follows_does(worker: Worker, office: Office) -> None:
+    operation_id = adjust(office, office.sign_up())
+    database = worker.runtime.database
+    database.ask("SELECT set_config('synchronous_commit', 'on', false)")
+    begun = operations.begin_attempt(database.ask, operation_id)
+    assert begun is not None
+    with office.database.transaction() as tx:
+        assert operations.get(tx, operation_id).attempts == 1, "committed by itself"
+    assert database.ask("SELECT current_setting('synchronous_commit') AS commits").commits == "on"
 
 
 def test_one_that_kills_every_worker_is_dead_in_the_end(worker: Worker, office: Office) -> None:
@@ -381,7 +392,7 @@ def test_one_that_kills_every_worker_is_dead_in_the_end(worker: Worker, office: 
     operation_id = adjust(office, who)
     for _ in range(worker.runtime.settings.operation_max_attempts):
         with office.database.transaction() as tx:
-            operations.begin_attempt(tx, operation_id)
+            operations.begin_attempt(tx.maybe, operation_id)
     row = worker.perform(operation_id)
     assert row.status == "dead"
     assert office.balance(who).balance_credits == 2_000
