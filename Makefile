@@ -9,7 +9,7 @@ UV := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --univ
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench up lint format install lock clean
+.PHONY: help demo test bench soak up lint format install lock clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: $(STAMP) ## Run all tests; ARGS="-k renewal" picks some
 bench: $(STAMP) ## Measure spending and renewals against limit and habit; takes an hour, ARGS="--save" keeps it
 	@$(BIN)/python -m bench spending $(ARGS)
 	@$(BIN)/python -m bench renewals --accounts 10000 --accounts 100000 --accounts 1000000 $(ARGS)
+
+soak: $(STAMP) ## Let faults strike for three minutes after accepting and executing were measured; ARGS="--minutes 30"
+	@$(BIN)/python -m bench soak $(ARGS)
 
 up: $(STAMP) ## Start everything and leave it running until Ctrl-C
 	@$(BIN)/python -m workers up $(ARGS)

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure renewals and spending against the limit and the habit, and say what people notice."""
+"""`python -m bench`: measure renewals, spending and operations beside the limit, the habit and the bare thing."""
 
 import os
 import shutil
@@ -6,12 +6,25 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
-from bench import idle, latency, limit, product, profile, report, spending, spending_report
+from bench import (
+    idle,
+    latency,
+    limit,
+    operations,
+    product,
+    profile,
+    report,
+    soak,
+    soak_report,
+    spending,
+    spending_report,
+)
 from bench.lab import DURABLE, Lab, lab
 from bench.meter import Run, machine
 from bench.population import DUE_AT, STARTED_AT
@@ -62,13 +75,45 @@ def spend(rounds: Rounds = 3, *, save: Save = False) -> None:
         spending_report.save(results)
 
 
+@app.command("soak")
+def soak_system(
+    minutes: Annotated[float, typer.Option(help="How long customers live among faults.", min=0.1, max=50)] = 3,
+    seed: Annotated[int, typer.Option(help="Decides what customers do, and the order of the faults.")] = 1,
+    rounds: Rounds = 3,
+    *,
+    save: Save = False,
+) -> None:
+    """Compare accepting and executing with bare ones, then let faults strike for some minutes.
+
+    Takes about six minutes besides those. Exit code 1: something was lost, was done twice, or is wrong otherwise.
+    """
+    with _place() as place:
+        rates = operations.measure(place, operations.Size(rounds=rounds), console.print)
+    with _folder() as folder:
+        soaked = soak.run(folder, seconds=60 * minutes, seed=seed, say=console.print)
+    results = soak_report.Results(machine=machine(), rates=rates, soak=soaked)
+    soak_report.print_tables(results, Console())
+    if save:
+        soak_report.save(results)
+    if soaked.wrong:
+        raise typer.Exit(code=1)
+
+
 @contextmanager
 def _place() -> Iterator[Lab]:
+    with _folder() as folder, lab(folder) as place:
+        yield place
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty one, which is gone afterwards."""
     folder = PROJECT_DIR / ".data" / "bench"
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
-        with interruptible(), lab(folder) as place:
-            yield place
+        with interruptible():
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -105,6 +105,14 @@ def load(address: tuple[str, int], make: Callable[[int], bytes], *, clients: int
     return Load(requests=len(milliseconds), seconds=took, milliseconds=milliseconds)
 
 
+def ask(address: tuple[str, int], request: bytes) -> None:
+    """One request, on a connection of its own. A refusal raises RuntimeError."""
+    with _Client(address) as client:
+        client.ask(request)
+        while client.answered() is None:
+            pass
+
+
 def post(path: str, body: bytes, headers: dict[str, str]) -> bytes:
     """A request as it goes over the wire."""
     lines = [f"POST {path} HTTP/1.1", "Host: bench", "Content-Type: application/json", f"Content-Length: {len(body)}"]

@@ -216,7 +216,7 @@ def http_loads(settings: Settings, rounds: int) -> Http:
             ("bare", "bench.bare:create_app()", lambda _run: _bare_request),
             ("product", "api.app:create_app()", lambda run: partial(_request, run)),
         ):
-            with serving(settings, app) as address:
+            with serving(settings, app) as (address, _):
                 load(address, make(f"warm-up-{number}"), clients=CONNECTIONS, seconds=WARM_UP_SECONDS)
                 loads[name].append(load(address, make(f"run-{number}"), clients=CONNECTIONS, seconds=SECONDS))
     return Http(**loads)
@@ -225,7 +225,7 @@ def http_loads(settings: Settings, rounds: int) -> Http:
 def batches(settings: Settings, rounds: int) -> tuple[list[float], list[float]]:
     """Microseconds of a call that follows the one before, and of an item of a batch, a round each."""
     single, batched = [], []
-    with serving(settings, "api.app:create_app()") as address:
+    with serving(settings, "api.app:create_app()") as (address, _):
         for number in range(rounds):
             calls = load(address, partial(_request, f"single-{number}"), clients=1, seconds=SECONDS)
             single.append(1e6 / calls.rate)
@@ -275,8 +275,8 @@ def _batch_request(run: str, number: int) -> bytes:
 
 
 @contextmanager
-def serving(settings: Settings, app: str) -> Iterator[tuple[str, int]]:
-    """gunicorn as it is shipped, with this application; where it listens."""
+def serving(settings: Settings, app: str) -> Iterator[tuple[tuple[str, int], Process]]:
+    """gunicorn as it is shipped, with this application: where it listens, and its process."""
     host, port = "127.0.0.1", free_port("127.0.0.1")
     settings = settings.model_copy(update={"api_bind": f"{host}:{port}"})
     logs = settings.data_dir / "logs"
@@ -297,6 +297,6 @@ def serving(settings: Settings, app: str) -> Iterator[tuple[str, int]]:
     try:
         server.start()
         server.wait()
-        yield host, port
+        yield (host, port), server
     finally:
         server.stop()

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from typer.main import get_command
 
-from bench import report, spending_report
+from bench import report, soak_report, spending_report
 from shared.config import PROJECT_DIR, Settings, written
 from shared.db.checks import CHECKS
 from shared.embedded import servers
@@ -207,3 +207,4 @@ def test_the_readme_shows_what_the_suite_of_faults_found() -> None:
 def test_the_readme_shows_what_was_measured() -> None:
     assert report.markdown(report.load()) in README
     assert spending_report.markdown(spending_report.load()) in README
+    assert soak_report.markdown(soak_report.load()) in README

@@ -292,6 +292,11 @@ def lives_a_quarter(ada: Customer) -> None:
     ada.books.periods = 3  # the trial's had no length: it was paid for at the instant at which it began
 
 
+def is_alive(ada: Customer) -> None:
+    """Signs up."""
+    ada.sign_up()
+
+
 def never_pays(ada: Customer) -> None:
     """Lets the trial run out, on a test clock."""
     clock = ada.admin.do("/admin/test-clocks", {"name": "Ada's", "now_at": "2026-01-31T09:00:00Z"})
@@ -320,14 +325,12 @@ class Load:
     def __init__(
         self, base_url: str, admin: Patient, *, seed: int, customers: int, give_up_at: float, at_once: int = 6
     ) -> None:
-        dice = random.Random(seed)
-        self.customers = []
-        for number in range(customers):
-            customer = Customer(base_url, admin, random.Random(dice.random()), give_up_at=give_up_at)
-            customer.life = LIVES[number % len(LIVES)].__name__
-            self.customers.append(customer)
-        dice.shuffle(self.customers)
+        self._base_url = base_url
         self._admin = admin
+        self._give_up_at = give_up_at
+        self._dice = random.Random(seed)
+        self.customers = [self._customer(LIVES[number % len(LIVES)]) for number in range(customers)]
+        self._dice.shuffle(self.customers)
         self._waiting = list(self.customers)
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._live, daemon=True) for _ in range(at_once)]
@@ -369,14 +372,56 @@ class Load:
                     wrong.append(f"{customer.life}, account {customer.account_id}: {found}, not {customer.books}")
         return wrong
 
+    def _customer(self, life: Callable[[Customer], None]) -> Customer:
+        dice = random.Random(self._dice.random())
+        customer = Customer(self._base_url, self._admin, dice, give_up_at=self._give_up_at)
+        customer.life = life.__name__
+        return customer
+
+    def _next(self) -> Customer | None:
+        """Who begins to live now; None when nobody is left."""
+        with self._lock:
+            return self._waiting.pop() if self._waiting else None
+
     def _live(self) -> None:
         lives = {life.__name__: life for life in LIVES}
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    return
-                customer = self._waiting.pop()
+        while (customer := self._next()) is not None:
             try:
                 lives[customer.life](customer)
             except Exception as error:  # noqa: BLE001 - told by the test, in the thread that can fail
                 self.failures.append(f"{customer.life}: {error!r}")
+            finally:
+                customer.client.close()
+
+
+class EndlessLoad(Load):
+    """A load whose lives begin one after another, each chosen by the dice, for so many seconds from its start."""
+
+    def __init__(self, base_url: str, admin: Patient, *, seed: int, seconds: float, give_up_at: float) -> None:
+        super().__init__(base_url, admin, seed=seed, customers=0, give_up_at=give_up_at)
+        self._seconds = seconds
+        self._until = 0.0
+
+    def start(self) -> None:
+        self._until = monotonic() + self._seconds
+        super().start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more lives begin."""
+        return monotonic() > self._until
+
+    def welcome(self) -> Customer:
+        """A customer more, who has signed up, and whose books are looked at in the end with all others'."""
+        customer = self._one_more(is_alive)
+        is_alive(customer)
+        return customer
+
+    def _next(self) -> Customer | None:
+        return None if self.is_over else self._one_more()
+
+    def _one_more(self, life: Callable[[Customer], None] | None = None) -> Customer:
+        with self._lock:
+            customer = self._customer(life or self._dice.choice(LIVES))
+            self.customers.append(customer)
+            return customer
