@@ -21,7 +21,7 @@ from msgspec import Struct
 from shared.broker import TASK_TIME_LIMIT_SECONDS
 from shared.clock import monotonic, utc_now
 from shared.db import account_state, job_runs, operations
-from shared.db.engine import Tx, with_retries
+from shared.db.engine import Tx, is_transient, with_retries
 from shared.db.plans import load_rules
 from shared.domain.operation import PAYLOAD_VERSION, Operation, OperationKind, OperationStatus
 from shared.domain.plan import Rules
@@ -239,6 +239,8 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
             log.warning("newer_payload" if isinstance(error, NewerPayload) else "provider_down", error=str(error))
         except Exception as error:  # unexpected: kept for an admin, retried a few times
             failure = error
+            passes = operation.attempts == 1 and is_transient(failure)
+            pause = timedelta(seconds=settings.relay_first_after_seconds) if passes else base
 
             def postpone() -> OperationStatus:
                 with database.transaction() as tx:
@@ -248,7 +250,7 @@ def _execute(operation_id: UUID, request_type: type[R], work: Callable[[Operatio
                         attempts=operation.attempts,
                         max_attempts=settings.operation_max_attempts,
                         error=f"{type(failure).__name__}: {failure}",
-                        base=base,
+                        base=pause,
                         now=tx.now(),
                     )
 
