@@ -85,10 +85,18 @@ def broker_dies_and_returns_with_nothing(system: System, load: Load) -> None:
 
 
 def broker_forgets_everything(system: System, load: Load) -> None:
-    """FLUSHALL, ten times while messages are under way."""
-    for _ in range(10):
+    """FLUSHALL, five times while messages are under way, and once while some wait."""
+    for _ in range(5):
         system.broker.forget()
         pause(0.2)
+    worker = system.stack["worker-interactive"]
+    worker.freeze()
+    try:
+        wait_for(lambda: bool(_pending(system)) or not load.alive, "a message to wait")
+        pause(0.2)
+        system.broker.forget()
+    finally:
+        worker.thaw()
 
 
 def broker_freezes(system: System, load: Load) -> None:

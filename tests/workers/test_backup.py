@@ -165,9 +165,10 @@ def test_whoever_restores_owns_everything_and_need_be_no_superuser(
     with connected(empty_elsewhere) as connection:
         connection.execute("""
             CREATE ROLE landlord LOGIN;
-            DO $$ BEGIN CREATE ROLE prepaid_api NOLOGIN; CREATE ROLE prepaid_worker NOLOGIN;
+            DO $$ BEGIN
+                CREATE ROLE prepaid_api NOLOGIN; CREATE ROLE prepaid_worker NOLOGIN; CREATE ROLE prepaid_due NOLOGIN;
             EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-            GRANT prepaid_api, prepaid_worker TO landlord;
+            GRANT prepaid_api, prepaid_worker, prepaid_due TO landlord;
             ALTER DATABASE restored OWNER TO landlord;
             """)
     url = make_url(empty_elsewhere).set(username="landlord").render_as_string(hide_password=False)
