@@ -4,6 +4,7 @@ import re
 import tomllib
 
 import pytest
+from packaging.version import Version
 
 from shared.config import PROJECT_DIR
 
@@ -51,3 +52,14 @@ def test_what_is_asked_for_is_pinned() -> None:
 def test_production_carries_neither_servers_nor_test_tools() -> None:
     servers = names(PROJECT["dependency-groups"]["embedded"])
     assert pins("prod").keys().isdisjoint(servers | {"hypothesis", "mypy", "pytest", "ruff"})
+
+
+ADVISORIES = tomllib.loads((PROJECT_DIR / "requirements" / "advisories.toml").read_text())
+
+
+@pytest.mark.parametrize("package", ADVISORIES)
+def test_no_pin_is_one_that_an_advisory_names(package: str) -> None:
+    pinned = [Version(pins(name)[package]) for name in FILES if package in pins(name)]
+    assert pinned, "an advisory is kept for what is pinned"
+    for fixed_in, ids in ADVISORIES[package].items():
+        assert min(pinned) >= Version(fixed_in), ids
