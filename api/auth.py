@@ -7,6 +7,7 @@ deleted is shut out at the next request. Cookies are neither made nor read.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -46,6 +47,9 @@ from shared.ids import new_id
 
 ALGORITHM: Final = "HS256"
 CLOCK_SKEW_SECONDS: Final = 10
+KNOWN_TOKENS: Final = 2_000  # of each process, some kilobytes each
+EXTENSION: Final = "billing-tokens"
+NOT_VALID: Final = "the token is not valid, or not any more"
 MAX_CREDENTIAL_LENGTH: Final = 2_048
 NO_WAY_FOR_KEYS: Final = "an API key does not reach this; sign in"
 PRINCIPAL_KINDS: Final = {Audience.CUSTOMER: PrincipalKind.USER, Audience.ADMIN: PrincipalKind.ADMIN}
@@ -60,6 +64,14 @@ class Token(Struct, frozen=True, kw_only=True):
     session_id: UUID
 
 
+class Verified(Struct, frozen=True, kw_only=True):
+    """A token whose signature is ours, of this kind. expires_at: in seconds of Unix time."""
+
+    kind: str
+    token: Token
+    expires_at: float
+
+
 class Tokens(Struct, frozen=True, kw_only=True):
     """What a sign-in or a refresh hands out."""
 
@@ -69,7 +81,11 @@ class Tokens(Struct, frozen=True, kw_only=True):
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Configure tokens: one algorithm, headers only, keys that their ids name; one key signs, all are recognised."""
+    """Configure tokens: one algorithm, headers only, keys that their ids name; one key signs, all are recognised.
+
+    A signature that was found to be ours stays ours, so it is looked at once; whether the token's time has run out, and
+    whether its session lives, is asked at every request.
+    """
     key, *earlier = security.signing_keys(settings, "tokens")
     app.config.update(
         JWT_SECRET_KEY=key,
@@ -89,6 +105,8 @@ def install(app: Flask, settings: Settings) -> None:
             return keys[header["kid"]]
         except (KeyError, TypeError):
             raise Unauthenticated("the token is not valid") from None
+
+    app.extensions[EXTENSION] = lru_cache(KNOWN_TOKENS)(_verify)
 
 
 # --- signing in -------------------------------------------------------------------------------
@@ -335,18 +353,31 @@ def _bearer_token(kind: str) -> Token:
     scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not 0 < len(encoded) <= MAX_CREDENTIAL_LENGTH:
         raise Unauthenticated("present a token: `Authorization: Bearer ...`")
+    verify: Callable[[str], Verified] = current_app.extensions[EXTENSION]
+    verified = verify(encoded.strip())
+    if verified.expires_at + CLOCK_SKEW_SECONDS <= utc_now().timestamp():
+        raise Unauthenticated(NOT_VALID)
+    if verified.kind != kind:
+        raise Unauthenticated(f"this is no {kind} token")
+    return verified.token
+
+
+def _verify(encoded: str) -> Verified:
+    """What a token says. Raises Unauthenticated."""
     try:
-        claims = decode_token(encoded.strip())
-        if claims["type"] != kind:
-            raise Unauthenticated(f"this is no {kind} token")
-        return Token(
-            id=UUID(claims["jti"]),
-            audience=Audience(claims["aud"]),
-            principal_id=UUID(claims["sub"]),
-            session_id=UUID(claims["sid"]),
+        claims = decode_token(encoded)
+        return Verified(
+            kind=str(claims["type"]),
+            token=Token(
+                id=UUID(claims["jti"]),
+                audience=Audience(claims["aud"]),
+                principal_id=UUID(claims["sub"]),
+                session_id=UUID(claims["sid"]),
+            ),
+            expires_at=float(claims["exp"]),
         )
     except (PyJWTError, JWTExtendedException, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Unauthenticated("the token is not valid, or not any more") from error
+        raise Unauthenticated(NOT_VALID) from error
 
 
 def _require_audience(token: Token, audiences: frozenset[Audience]) -> None:

@@ -11,6 +11,7 @@ import redis
 from flask import Flask
 from pydantic import SecretStr
 
+from api import auth
 from api.app import create_app
 from api.auth import ALGORITHM, CLOCK_SKEW_SECONDS
 from api.services import EXTENSION
@@ -36,6 +37,16 @@ def test_signing_in_gives_a_pair_that_opens_what_is_ones_own(api: Api, engine: E
     assert (found["aud"], found["sub"], found["type"]) == ("customer", str(ada.user_id), "access")
     life = claims(tokens["refresh_token"])["exp"] - found["iat"]
     assert life == pytest.approx(timedelta(days=30).total_seconds(), abs=5)
+
+
+def test_a_token_that_is_known_is_refused_when_its_time_has_run_out(
+    customer: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert customer.get("/account").status_code == 200
+    for seconds, status in ((-5, 200), (CLOCK_SKEW_SECONDS + 1, 401)):
+        at = utc_now() + timedelta(minutes=15, seconds=seconds)
+        monkeypatch.setattr(auth, "utc_now", lambda at=at: at)
+        assert customer.get("/account").status_code == status
 
 
 @pytest.mark.parametrize("email", ["nobody@example.com", None], ids=["unknown address", "wrong password"])
