@@ -43,6 +43,7 @@ Pass = Callable[[Tx, Rules, datetime, int], int]
 
 # A job that is not through by then hands over to a message of its own: no task comes near its time limit.
 JOB_SECONDS: Final = TASK_TIME_LIMIT_SECONDS / 2
+# Celery's own three minutes would keep a worker that takes one message at a time from every other, on RabbitMQ.
 RETRY_AFTER_WORKER_LOSS_SECONDS: Final = 5
 
 log = structlog.get_logger(__name__)
@@ -111,7 +112,12 @@ def job_task(job: Job, one_pass: Pass) -> BillingTask:
     and calls for the next; else it waits and goes on when the time of this run is over.
     """
 
-    @app.task(name=job.task_name, ignore_result=True)
+    @app.task(
+        name=job.task_name,
+        ignore_result=True,
+        max_retries=3,
+        default_retry_delay=RETRY_AFTER_WORKER_LOSS_SECONDS,
+    )
     def run(as_of: str | None = None, **_: Any) -> None:
         def call_for_help() -> None:
             try:

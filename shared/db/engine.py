@@ -19,7 +19,7 @@ from psycopg import Error as PsycopgError
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb, set_json_dumps
 from sqlalchemy import Connection, Row, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError, OperationalError
 from sqlalchemy.pool import NullPool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -50,6 +50,9 @@ REFUSALS: Final[dict[str, tuple[type[errors.BillingError], str]]] = {
 
 ASK_AGAIN: Final = 3  # at most so many times
 ASKS_FOR_ANOTHER_TRY: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+# What the pool says when the server ends connections as fast as they are opened.
+POOL_GAVE_UP: Final = "This connection is closed"
 
 # Lost connections, the two ways in which PostgreSQL asks for another try, and what it lacks: time, connections, memory,
 # disk (which it calls an internal error, too).
@@ -320,6 +323,8 @@ def _forget_values(error: DBAPIError) -> None:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may well succeed in a moment."""
+    if isinstance(error, InvalidRequestError):
+        return POOL_GAVE_UP in str(error)
     if not isinstance(error, DBAPIError):
         return False
     sqlstate = getattr(error.orig, "sqlstate", None)

@@ -7,10 +7,15 @@ from shared.messages import Job
 from workers.app import app
 from workers.relay import Relay
 from workers.runtime import runtime
-from workers.task import timed_job
+from workers.task import RETRY_AFTER_WORKER_LOSS_SECONDS, timed_job
 
 
-@app.task(name=Job.RELAY_OPERATIONS.task_name, ignore_result=True)
+@app.task(
+    name=Job.RELAY_OPERATIONS.task_name,
+    ignore_result=True,
+    max_retries=3,
+    default_retry_delay=RETRY_AFTER_WORKER_LOSS_SECONDS,
+)
 def relay_operations(**_: Any) -> None:
     """One round of the relay."""
     relay = Relay(runtime().settings, runtime().database)
